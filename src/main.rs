@@ -1,0 +1,3 @@
+//! The `nats-authority` binary.
+
+fn main() {}
