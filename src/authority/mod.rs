@@ -1,1 +1,211 @@
-//! Not yet written.
+//! The domain service: what may be done, what follows from it, what is signed. It reads and writes
+//! the ledger, never the cluster: `tasks` bring the cluster to what the ledger says, and tell the
+//! authority how the servers stand ([`Standing`]).
+//!
+//! Every change is one transaction with its audit event; every account is composed from the ledger
+//! and the policies (`compose`), never edited.
+
+pub mod bundle;
+pub mod compose;
+pub mod convergence;
+mod credentials;
+mod environments;
+mod issuance;
+mod mint;
+mod organizations;
+mod own_users;
+pub mod proof;
+pub mod requests;
+pub mod server_config;
+mod standing;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+use tokio::sync::{Notify, broadcast};
+use uuid::Uuid;
+
+pub use credentials::{Issued, MAX_BATCH};
+pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
+pub use standing::{ServerStanding, Standing};
+
+use crate::{
+    clock::Clock,
+    entropy::Entropy,
+    error::{Error, Result},
+    model::{NameRules, ids::new_id},
+    nkey::{Account, PublicKey},
+    policy::Policies,
+    signer::{SealedKey, Signer},
+    store::{Store, audit, operator::OperatorRow},
+};
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// The caller's subject, or `task:<name>`.
+    pub subject: String,
+    /// The request that it asks with.
+    pub request_id: Option<String>,
+}
+
+impl Actor {
+    /// One of our own tasks.
+    pub fn task(name: &str) -> Self {
+        Self { subject: format!("task:{name}"), request_id: None }
+    }
+}
+
+/// What the deployer decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which names are allowed.
+    pub names: NameRules,
+    /// The plan of organizations that name none.
+    pub default_plan: String,
+    /// How much may be promised, as a multiple of what the cluster has.
+    pub overcommit: f64,
+}
+
+/// See the module's documentation.
+pub struct Authority {
+    store: Store,
+    signer: Arc<Signer>,
+    policies: ArcSwap<Policies>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    operator: OperatorRow,
+    operator_key: SealedKey<crate::nkey::Operator>,
+    standing: ArcSwap<Standing>,
+    issuance: issuance::Issuance,
+    /// Wakes the push task.
+    pub push_wanted: Arc<Notify>,
+    /// Wakes the provision task.
+    pub provision_wanted: Arc<Notify>,
+    progress: broadcast::Sender<PublicKey<Account>>,
+}
+
+/// What the authority is made of.
+pub struct Parts {
+    /// The ledger.
+    pub store: Store,
+    /// The keys.
+    pub signer: Arc<Signer>,
+    /// Plans and roles.
+    pub policies: Policies,
+    /// What the deployer decides.
+    pub settings: Settings,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Authority {
+    /// Opens the authority on a database that has adopted an operator. Fails when the operator's
+    /// signing key cannot be opened with the configured sealing keys.
+    pub async fn open(parts: Parts) -> Result<Arc<Self>> {
+        let operator = parts.store.operator().await?.ok_or_else(|| {
+            Error::unavailable(
+                "no-operator",
+                "the database has no operator yet; set `bundle` in the configuration to what `nats-authority init` wrote",
+            )
+        })?;
+        let operator_key = parts.store.operator_signing_key().await?;
+        parts.signer.check(&operator_key)?;
+        if !parts.policies.plans.contains_key(&parts.settings.default_plan) {
+            return Err(Error::invalid(
+                "unknown-default-plan",
+                format!("default_plan names '{}', which is no plan here", parts.settings.default_plan),
+            ));
+        }
+        let standing = Standing::from_ledger(&parts.store.servers().await?);
+        Ok(Arc::new(Self {
+            issuance: issuance::Issuance::start(parts.store.clone()),
+            store: parts.store,
+            signer: parts.signer,
+            policies: ArcSwap::from_pointee(parts.policies),
+            settings: parts.settings,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            operator,
+            operator_key,
+            standing: ArcSwap::from_pointee(standing),
+            push_wanted: Arc::new(Notify::new()),
+            provision_wanted: Arc::new(Notify::new()),
+            progress: broadcast::channel(4096).0,
+        }))
+    }
+
+    /// The ledger, for what only reads or reports.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The present time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// The plans and roles in force.
+    pub fn policies(&self) -> Arc<Policies> {
+        self.policies.load_full()
+    }
+
+    /// The operator.
+    pub fn operator(&self) -> &OperatorRow {
+        &self.operator
+    }
+
+    /// How the servers stand, as last seen.
+    pub fn standing(&self) -> Arc<Standing> {
+        self.standing.load_full()
+    }
+
+    /// Tells the authority how the servers stand.
+    pub fn set_standing(&self, standing: Standing) {
+        self.standing.store(Arc::new(standing));
+    }
+
+    /// What the deployer decided.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Tells whoever waits that something about this account has changed.
+    pub fn announce(&self, account: PublicKey<Account>) {
+        // Nobody may be listening.
+        let _ = self.progress.send(account);
+    }
+
+    /// The public key of the operator's signing key.
+    pub fn operator_signing_key(&self) -> PublicKey<crate::nkey::Operator> {
+        self.operator_key.public
+    }
+
+    fn id(&self) -> Uuid {
+        new_id(self.clock.as_ref(), self.entropy.as_ref())
+    }
+
+    fn event(
+        &self,
+        actor: &Actor,
+        action: &'static str,
+        org: Option<&crate::model::OrgSlug>,
+        target: impl ToString,
+        detail: serde_json::Value,
+    ) -> audit::Event {
+        audit::Event {
+            id: self.id(),
+            at: self.now(),
+            actor: actor.subject.clone(),
+            action,
+            org: org.map(ToString::to_string),
+            target: target.to_string(),
+            request_id: actor.request_id.clone(),
+            detail,
+        }
+    }
+}

@@ -91,6 +91,11 @@ impl<T> Signed<T> {
         Sha256::digest(self.token.as_bytes()).into()
     }
 
+    /// Length of the token's text, bytes.
+    pub fn token_len(&self) -> usize {
+        self.token.len()
+    }
+
     /// The token's text, for the store to record and to release after commit; nobody else.
     pub(crate) fn token(&self) -> &str {
         &self.token

@@ -1,7 +1,13 @@
-//! Data and transitions, without I/O: names, ids, states. What is decided about them lives in
-//! `authority`, how they are kept in `store`.
+//! Data and transitions, without I/O: names, ids, states, and the views of them that callers get.
+//! What is decided about them lives in `authority`, how they are kept in `store`.
 
+pub mod credential;
+pub mod ids;
 pub mod names;
+pub mod organization;
 pub mod size;
+pub mod view;
 
-pub use names::{EnvType, Environment, NameRules, OrgSlug};
+pub use credential::{Credential, CredentialState};
+pub use names::{EnvType, Environment, ItemName, NameRules, OrgSlug};
+pub use organization::{EnvState, OrgState, Organization};

@@ -1,1 +1,116 @@
-//! Not yet written.
+//! The only place that speaks SQL. Functions here take and give the types of `model`; they decide
+//! nothing. What must hold whatever the code does stands as constraints in `migrations/`.
+//!
+//! A request's changes and their audit events are one transaction ([`Store::begin`]); no transaction
+//! is open while anything waits for NATS.
+
+pub mod accounts;
+pub mod audit;
+pub mod credentials;
+pub mod environments;
+pub mod keys;
+pub mod operator;
+pub mod organizations;
+pub mod page;
+mod recorded;
+pub mod servers;
+pub mod tokens;
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{PgPool, Postgres, Transaction, postgres::PgPoolOptions};
+
+pub use recorded::Recorded;
+
+use crate::error::{Error, Kind, Result};
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// A transaction of the ledger.
+pub type Tx = Transaction<'static, Postgres>;
+
+/// The ledger.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// Connects; fails when the database does not answer within `timeout`.
+    pub async fn connect(url: &SecretString, max_connections: u32, timeout: Duration) -> Result<Self> {
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(timeout)
+            .test_before_acquire(false)
+            .connect(url.expose_secret())
+            .await
+            .map_err(|error| {
+                Error::unavailable(
+                    "database-unreachable",
+                    "the database cannot be reached; check database.url and that Postgres is running",
+                )
+                .with_source(error)
+            })?;
+        Ok(Self { pool })
+    }
+
+    /// Applies the migrations that are missing.
+    pub async fn migrate(&self) -> Result<()> {
+        MIGRATOR.run(&self.pool).await.map_err(|error| {
+            Error::unavailable("migration-failed", "the database could not be migrated").with_source(error)
+        })
+    }
+
+    /// The database answers.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Begins a transaction.
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(self.pool.begin().await?)
+    }
+
+    /// Waits for open connections to finish and closes them.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    pub(self) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let unreachable = match &error {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
+            // 57P0x: shutting down or starting up; 53300: too many connections; 40001, 40P01: to be tried again.
+            sqlx::Error::Database(database) => {
+                database.code().is_some_and(|code| code.starts_with("57P") || matches!(&*code, "53300" | "40001" | "40P01"))
+            }
+            _ => false,
+        };
+        if unreachable {
+            Self::new(Kind::Unavailable, "database-unavailable", "the database does not answer now; try again").with_source(error)
+        } else {
+            Self::internal("query failed").with_source(error)
+        }
+    }
+}
+
+/// The error is a violation of the unique index or constraint `name`.
+pub(crate) fn violates(error: &sqlx::Error, name: &str) -> bool {
+    matches!(error, sqlx::Error::Database(database) if database.constraint() == Some(name))
+}
+
+/// A text that we wrote ourselves and read back: anything else than a value is a defect.
+fn parse<T: std::str::FromStr>(text: &str) -> Result<T> {
+    text.parse().map_err(|_| Error::internal(format!("the database holds an unreadable {}", std::any::type_name::<T>())))
+}
+
+fn digest(bytes: &[u8]) -> Result<[u8; 32]> {
+    bytes.try_into().map_err(|_| Error::internal("the database holds a digest of another length"))
+}

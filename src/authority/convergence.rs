@@ -1,0 +1,104 @@
+//! How far the servers are with one account: pure.
+
+use crate::{
+    authority::Standing,
+    model::view::{Convergence, ResolverView, ServerView},
+    store::accounts::AccountServer,
+};
+
+/// What the servers have of an account whose current generation is `generation`.
+///
+/// | live servers | of them have it | state |
+/// |---|---|---|
+/// | none | - | unreachable |
+/// | some | all, and no known server lacks it | converged |
+/// | some | none | pending |
+/// | otherwise | | partial |
+///
+/// A server has it when it stores the generation under its present id and runs it, or has not loaded
+/// the account. A known server that does not answer and lacks the generation makes it partial: when
+/// it comes back it runs the old one.
+pub fn view(generation: i64, standing: &Standing, has: &[AccountServer]) -> ResolverView {
+    let servers: Vec<ServerView> = standing
+        .servers
+        .iter()
+        .map(|server| {
+            let row = has.iter().find(|h| h.server == server.row.name);
+            ServerView {
+                name: server.row.name.clone(),
+                id: server.row.id.clone(),
+                live: server.row.live,
+                stored: row.map_or(0, |h| h.stored),
+                effective: row.and_then(|h| h.effective),
+                error: row.and_then(|h| h.error.clone()),
+            }
+        })
+        .collect();
+    let has_it = |s: &ServerView| s.stored >= generation && s.effective.is_none_or(|runs| runs >= generation) && s.error.is_none();
+    let live = servers.iter().filter(|s| s.live).count();
+    let live_with_it = servers.iter().filter(|s| s.live && has_it(s)).count();
+    let state = if live == 0 {
+        Convergence::Unreachable
+    } else if live_with_it == live && servers.iter().all(has_it) {
+        Convergence::Converged
+    } else if live_with_it == 0 {
+        Convergence::Pending
+    } else {
+        Convergence::Partial
+    };
+    ResolverView { state, generation, servers }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        authority::ServerStanding,
+        entropy::SeededEntropy,
+        nkey::{Account, KeyPair},
+        store::servers::ServerRow,
+    };
+
+    fn case(servers: &[(bool, i64, Option<i64>)]) -> Convergence {
+        let account = KeyPair::<Account>::generate(&SeededEntropy::new(1)).public();
+        let mut standing = Standing::default();
+        let mut has = Vec::new();
+        for (index, (live, stored, effective)) in servers.iter().enumerate() {
+            let name = format!("n{index}");
+            standing.servers.push(ServerStanding {
+                row: ServerRow {
+                    name: name.clone(),
+                    id: "N".to_owned(),
+                    cluster: None,
+                    version: "2.12.0".to_owned(),
+                    max_memory: 0,
+                    max_disk: 0,
+                    max_payload: 1,
+                    live: *live,
+                    seen_at: chrono::DateTime::default(),
+                },
+                trusts_us: Some(true),
+            });
+            has.push(AccountServer { account, server: name, server_id: "N".to_owned(), stored: *stored, effective: *effective, error: None });
+        }
+        view(3, &standing, &has).state
+    }
+
+    #[test]
+    fn states() {
+        use Convergence::{Converged, Partial, Pending, Unreachable};
+        let table: [(&[(bool, i64, Option<i64>)], Convergence); 8] = [
+            (&[], Unreachable),
+            (&[(false, 3, Some(3))], Unreachable),
+            (&[(true, 3, Some(3)), (true, 3, None)], Converged),
+            (&[(true, 3, Some(3)), (true, 3, Some(2))], Partial),
+            (&[(true, 2, Some(2)), (true, 2, None)], Pending),
+            (&[(true, 3, Some(3)), (true, 2, None)], Partial),
+            (&[(true, 3, Some(3)), (false, 2, None)], Partial),
+            (&[(true, 3, Some(3)), (false, 3, None)], Converged),
+        ];
+        for (servers, state) in table {
+            assert_eq!(case(servers), state, "{servers:?}");
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Credentials: issue (decide, lint, sign, record, release), look up, revoke.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{
+    Actor, Authority, environments::no_environment, organizations::check_reason, proof,
+    requests::{CanI, NewCredential as Request, Reason, Verdict},
+};
+use crate::{
+    error::{Error, Result},
+    jwt::{self, Claims, Permissions, creds, limits::UserLimits},
+    model::{
+        Credential, CredentialState, EnvType, Environment, ItemName, OrgSlug,
+        credential::Options,
+        names::inbox_prefix,
+        size::{format_duration, parse_duration},
+        view::{CredentialView, PermissionView, PermissionsView},
+    },
+    nkey::{PublicKey, Seed, User},
+    policy::{Direction, Role, explain},
+    signer::lint,
+    store::{Recorded, audit, credentials, credentials::Filter, keys::IssuingContext, organizations, page::Page},
+};
+
+/// The most credentials in one batch.
+pub const MAX_BATCH: usize = 1000;
+
+/// An issued credential, shown once.
+pub struct Issued {
+    /// Its row, without anything secret.
+    pub credential: CredentialView,
+    /// The JWT.
+    pub jwt: String,
+    /// The creds file, when the authority made the key. Kept nowhere.
+    pub creds: Option<Zeroizing<String>>,
+}
+
+/// A request that was parsed: everything that needs no ledger has been checked.
+struct Parsed {
+    name: ItemName,
+    role: Role,
+    ttl: i64,
+    key: UserKey,
+    options: Options,
+}
+
+enum UserKey {
+    /// The authority makes it, and shows it once.
+    Ours(Seed<User>),
+    /// The caller holds the private half.
+    Theirs(PublicKey<User>),
+}
+
+impl Authority {
+    /// Issues one credential.
+    pub async fn issue(&self, actor: &Actor, org: &OrgSlug, env_type: &EnvType, request: Request) -> Result<Issued> {
+        let issued = self.issue_all(actor, org, env_type, vec![request]).await?;
+        issued.into_iter().next().ok_or_else(|| Error::internal("issued nothing"))
+    }
+
+    /// Issues 1 to [`MAX_BATCH`] credentials, all or none; an error's pointers name the item.
+    pub async fn issue_batch(&self, actor: &Actor, org: &OrgSlug, env_type: &EnvType, items: Vec<Request>) -> Result<Vec<Issued>> {
+        if !(1..=MAX_BATCH).contains(&items.len()) {
+            return Err(Error::field("invalid-batch", "/items", format!("a batch has 1 to {MAX_BATCH} items")));
+        }
+        self.issue_all(actor, org, env_type, items).await
+    }
+
+    async fn issue_all(&self, actor: &Actor, org: &OrgSlug, env_type: &EnvType, requests: Vec<Request>) -> Result<Vec<Issued>> {
+        self.settings.names.check_env_type(env_type)?;
+        let environment = Environment::new(org.clone(), env_type.clone());
+        let single = requests.len() == 1;
+        let mut parsed = Vec::with_capacity(requests.len());
+        let mut keys = HashSet::new();
+        for (index, request) in requests.into_iter().enumerate() {
+            let under = |error: Error| if single { error } else { error.under(&format!("/items/{index}")) };
+            let request = self.parse(&environment, request).map_err(under)?;
+            if let UserKey::Theirs(key) = &request.key
+                && !keys.insert(*key)
+            {
+                return Err(under(Error::field("public-key-in-use", "/publicKey", "this public key stands twice in the batch")));
+            }
+            parsed.push(request);
+        }
+        let mut new = Vec::with_capacity(parsed.len());
+        let mut seeds = Vec::with_capacity(parsed.len());
+        let mut context: Option<(String, IssuingContext)> = None;
+        for request in parsed {
+            let found = match context.take() {
+                Some((role, found)) if role == request.role.name => found,
+                _ => self.issuing_context(org, env_type, &request.role.name).await?,
+            };
+            let (row, seed) = self.sign_one(actor, &environment, &found, request).await?;
+            context = Some((row.row.role.clone(), found));
+            new.push(row);
+            seeds.push(seed);
+        }
+        let recorded = self.issuance.record(new).await?;
+        recorded.into_iter().zip(seeds).map(|((row, token), seed)| self.release(&row, &token, seed)).collect()
+    }
+
+    /// Everything that can be refused without the ledger.
+    fn parse(&self, environment: &Environment, request: Request) -> Result<Parsed> {
+        let name: ItemName = request.name.parse()?;
+        let policies = self.policies();
+        let role = policies.roles.get(&request.role).ok_or_else(|| unknown_role(&policies, "/role", &request.role))?.clone();
+        if !role.allows_env_type(&environment.env_type) {
+            return Err(Error::field(
+                "role-not-allowed",
+                "/role",
+                format!("the role '{}' is not for {} environments", role.name, environment.env_type),
+            ));
+        }
+        let ttl = match &request.ttl {
+            None => role.default_ttl,
+            Some(text) => parse_duration("/ttl", text)?,
+        };
+        if ttl > role.max_ttl {
+            return Err(Error::field(
+                "ttl-too-long",
+                "/ttl",
+                format!("the role '{}' allows at most {}", role.name, format_duration(role.max_ttl)),
+            ));
+        }
+        let key = match (&request.public_key, &request.proof) {
+            (None, None) => UserKey::Ours(Seed::generate(self.entropy.as_ref())),
+            (None, Some(_)) => return Err(Error::field("proof-without-key", "/proof", "a proof goes with a publicKey")),
+            (Some(key), proof) => {
+                let key: PublicKey<User> =
+                    key.parse().map_err(|error| Error::field("invalid-public-key", "/publicKey", format!("{error}")))?;
+                let proof = proof.as_deref().ok_or_else(|| {
+                    Error::field("proof-missing", "/proof", "a publicKey needs the proof that you hold its private key")
+                })?;
+                proof::verify(environment, &role.name, key, proof)?;
+                UserKey::Theirs(key)
+            }
+        };
+        let options =
+            Options { connection_types: request.connection_types, allowed_cidrs: request.allowed_cidrs, tags: request.tags };
+        check_options(&options)?;
+        Ok(Parsed { name, role, ttl, key, options })
+    }
+
+    async fn issuing_context(&self, org: &OrgSlug, env_type: &EnvType, role: &str) -> Result<IssuingContext> {
+        let Some(context) = self.store.issuing_context(org, env_type, role).await? else {
+            self.require_organization(org).await?;
+            return Err(no_environment(org, env_type));
+        };
+        context.org_state.require_active()?;
+        Ok(context)
+    }
+
+    /// Composes the user's claims, lints and signs them. The result can be recorded, not yet read.
+    async fn sign_one(
+        &self,
+        actor: &Actor,
+        environment: &Environment,
+        context: &IssuingContext,
+        request: Parsed,
+    ) -> Result<(credentials::NewCredential, Option<Seed<User>>)> {
+        let (user, seed, not_before) = match request.key {
+            UserKey::Ours(seed) => (seed.key_pair().public(), Some(seed), None),
+            // A key that was revoked before is revoked for every JWT up to that second.
+            UserKey::Theirs(key) => (key, None, self.store.last_revocation(key).await?.map(|at| at + 1)),
+        };
+        let iat = self.clock.unix().max(not_before.unwrap_or_default());
+        // A user under a scoped key may carry nothing of its own, so a restricted one carries everything.
+        let (issuer, mut claims) = if request.options.restricts() {
+            let limits = UserLimits {
+                src: request.options.allowed_cidrs.clone(),
+                allowed_connection_types: request.options.connection_types.clone(),
+                ..request.role.user_limits()
+            };
+            (&context.plain, jwt::User::unscoped(context.account, request.role.permissions_for(environment, user), limits))
+        } else {
+            let scoped = context.scoped.as_ref().ok_or_else(|| {
+                Error::conflict(
+                    "role-not-provisioned",
+                    format!("the environment was made before the role '{}' existed and has no key for it", request.role.name),
+                )
+            })?;
+            (scoped, jwt::User::scoped(context.account))
+        };
+        claims.common.tags.clone_from(&request.options.tags);
+        let linted = lint(Claims {
+            audience: None,
+            expires: Some(iat + request.ttl),
+            id: None,
+            issued_at: Some(iat),
+            issuer: issuer.public.into(),
+            name: Some(request.name.to_string()),
+            not_before: None,
+            subject: user.into(),
+            nats: claims,
+        })?;
+        let signed = self.signer.sign_as_account(issuer, linted)?;
+        let row = Credential {
+            id: self.id(),
+            org: environment.org.clone(),
+            env_type: environment.env_type.clone(),
+            name: request.name.to_string(),
+            role: request.role.name,
+            user_key: user,
+            issuer_key: issuer.public,
+            jwt_sha256: signed.sha256(),
+            issued_at: time(iat)?,
+            expires_at: time(iat + request.ttl)?,
+            issued_by: actor.subject.clone(),
+            options: request.options,
+            replaces: None,
+            superseded_at: None,
+            revoked_at: None,
+            revocation_reason: None,
+        };
+        let new = credentials::NewCredential {
+            row,
+            environment: context.environment,
+            event: self.id(),
+            request_id: actor.request_id.clone(),
+            signed,
+        };
+        Ok((new, seed))
+    }
+
+    fn release(&self, row: &Credential, token: &Recorded<jwt::User>, seed: Option<Seed<User>>) -> Result<Issued> {
+        Ok(Issued {
+            credential: self.credential_view(row)?,
+            jwt: token.token().to_owned(),
+            creds: seed.map(|seed| creds::write(token.token(), &seed)),
+        })
+    }
+
+    /// One credential, without anything secret.
+    pub async fn credential(&self, id: Uuid) -> Result<CredentialView> {
+        let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
+        self.credential_view(&row)
+    }
+
+    /// Lists the credentials of an organization in the order of their issue.
+    pub async fn credentials(&self, org: &OrgSlug, filter: &Filter, page: &Page<Uuid>) -> Result<(Vec<CredentialView>, bool)> {
+        let org = self.require_organization(org).await?;
+        let (rows, more) = self.store.credentials(org.id, filter, self.now(), page).await?;
+        let views = rows.iter().map(|row| self.credential_view(row)).collect::<Result<_>>()?;
+        Ok((views, more))
+    }
+
+    /// Revokes a credential: its account gets an entry that closes the user's connections. Revoking
+    /// twice is no change; an expired one needs no entry and is only marked.
+    pub async fn revoke(&self, actor: &Actor, id: Uuid, reason: Reason) -> Result<(CredentialView, PublicKey<crate::nkey::Account>)> {
+        check_reason(&reason)?;
+        let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
+        let mut tx = self.store.begin().await?;
+        let org = organizations::lock(&mut tx, &row.org).await?.ok_or_else(no_credential)?;
+        if credentials::revoke(&mut tx, id, self.now(), reason.reason.as_deref()).await? {
+            let event = self.event(actor, "credential.revoke", Some(&row.org), id, json!({
+                "userKey": row.user_key, "name": row.name, "reason": reason.reason,
+            }));
+            audit::record(&mut tx, &event).await?;
+            self.mint(&mut tx, &org, event.id).await?;
+            tx.commit().await?;
+            self.wake();
+        }
+        Ok((self.credential(id).await?, org.account))
+    }
+
+    /// Whether a role or a credential may do something, and by which rule.
+    pub async fn can_i(&self, request: &CanI) -> Result<Verdict> {
+        let org: OrgSlug = request.org.parse()?;
+        let env_type: EnvType = request.env_type.parse()?;
+        self.settings.names.check_env_type(&env_type)?;
+        self.require_organization(&org).await?;
+        self.environment(&org, &env_type).await?;
+        let environment = Environment::new(org, env_type);
+        let (direction, pointer, subject) = match (&request.publish, &request.subscribe) {
+            (Some(subject), None) => (Direction::Publish, "/publish", subject),
+            (None, Some(subject)) => (Direction::Subscribe, "/subscribe", subject),
+            _ => return Err(Error::invalid("invalid-question", "ask for exactly one of publish and subscribe")),
+        };
+        let fits = if direction == Direction::Publish { jwt::subject::is_literal(subject) } else { jwt::subject::is_valid(subject) };
+        if !fits {
+            return Err(Error::field("invalid-subject", pointer, format!("'{subject}' is no subject")));
+        }
+        let permissions = match (&request.role, request.credential) {
+            (Some(role), None) => {
+                let policies = self.policies();
+                let role = policies.roles.get(role).ok_or_else(|| unknown_role(&policies, "/role", role))?;
+                role.permissions_for(&environment, PLACEHOLDER_USER)
+            }
+            (None, Some(id)) => {
+                let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
+                if row.org != environment.org || row.env_type != environment.env_type {
+                    return Err(Error::field("wrong-environment", "/credential", "the credential is of another environment"));
+                }
+                if !matches!(row.state(self.now()), CredentialState::Active | CredentialState::Superseded) {
+                    return Ok(Verdict { allowed: false, rule: "the credential is revoked or expired".to_owned() });
+                }
+                self.permissions_of(&row)
+            }
+            _ => return Err(Error::invalid("invalid-question", "name exactly one of role and credential")),
+        };
+        let verdict = explain(&permissions, direction, subject);
+        Ok(Verdict { allowed: verdict.allowed, rule: verdict.rule })
+    }
+
+    fn permissions_of(&self, row: &Credential) -> Permissions {
+        let environment = Environment::new(row.org.clone(), row.env_type.clone());
+        self.policies().roles.get(&row.role).map(|role| role.permissions_for(&environment, row.user_key)).unwrap_or_default()
+    }
+
+    fn credential_view(&self, row: &Credential) -> Result<CredentialView> {
+        let permissions = self.permissions_of(row);
+        let part = |permission: jwt::permissions::Permission| PermissionView { allow: permission.allow, deny: permission.deny };
+        Ok(CredentialView {
+            id: row.id,
+            org: row.org.to_string(),
+            env_type: row.env_type.to_string(),
+            name: row.name.clone(),
+            role: row.role.clone(),
+            state: row.state(self.now()),
+            user_key: row.user_key.to_string(),
+            issuer_key: row.issuer_key.to_string(),
+            jwt_sha256: data_encoding::HEXLOWER.encode(&row.jwt_sha256),
+            inbox_prefix: inbox_prefix(row.user_key),
+            permissions: PermissionsView { publish: part(permissions.publish), subscribe: part(permissions.subscribe) },
+            connection_types: row.options.connection_types.clone(),
+            allowed_cidrs: row.options.allowed_cidrs.clone(),
+            tags: row.options.tags.clone(),
+            issued_at: row.issued_at,
+            expires_at: row.expires_at,
+            issued_by: row.issued_by.clone(),
+            replaces: row.replaces,
+            revoked_at: row.revoked_at,
+            revocation_reason: row.revocation_reason.clone(),
+        })
+    }
+}
+
+const CONNECTION_TYPES: [&str; 7] =
+    ["STANDARD", "WEBSOCKET", "LEAFNODE", "LEAFNODE_WS", "MQTT", "MQTT_WS", "IN_PROCESS"];
+
+fn check_options(options: &Options) -> Result<()> {
+    for (index, kind) in options.connection_types.iter().enumerate() {
+        if !CONNECTION_TYPES.contains(&kind.as_str()) {
+            return Err(Error::field(
+                "invalid-connection-type",
+                format!("/connectionTypes/{index}"),
+                format!("'{kind}' is none of {}", CONNECTION_TYPES.join(", ")),
+            ));
+        }
+    }
+    for (index, cidr) in options.allowed_cidrs.iter().enumerate() {
+        if cidr.parse::<ipnet::IpNet>().is_err() {
+            return Err(Error::field(
+                "invalid-cidr",
+                format!("/allowedCidrs/{index}"),
+                format!("'{cidr}' is no network such as 10.0.0.0/8"),
+            ));
+        }
+    }
+    for (index, tag) in options.tags.iter().enumerate() {
+        let fits = (1..=100).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_graphic());
+        if !fits || options.tags.len() > 20 {
+            return Err(Error::field(
+                "invalid-tag",
+                format!("/tags/{index}"),
+                "there are at most 20 tags of 1 to 100 printable ASCII characters without spaces",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Stands for any user where only the role is asked about.
+const PLACEHOLDER_USER: PublicKey<User> = PublicKey::ZERO;
+
+fn time(unix: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp(unix, 0)
+        .filter(|time| *time < DateTime::<Utc>::MAX_UTC - TimeDelta::days(1))
+        .ok_or_else(|| Error::field("invalid-duration", "/ttl", "the end lies too far in the future"))
+}
+
+pub(super) fn no_credential() -> Error {
+    Error::not_found("no-credential", "there is no such credential")
+}
+
+fn unknown_role(policies: &crate::policy::Policies, pointer: &str, role: &str) -> Error {
+    let known: Vec<_> = policies.roles.keys().map(String::as_str).collect();
+    Error::field("unknown-role", pointer, format!("'{role}' is no role here; known: {}", known.join(", ")))
+}

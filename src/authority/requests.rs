@@ -1,0 +1,132 @@
+//! What callers ask for: the bodies of requests, as JSON, parsed as far as one can without the ledger.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Onboards an organization.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewOrganization {
+    /// `^[a-z][a-z0-9-]{2,31}$`, immutable.
+    #[schema(example = "acme")]
+    pub slug: String,
+    /// For people; the slug when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Name of a plan; the configured default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "s")]
+    pub plan: Option<String>,
+    /// Environment types.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["prod", "dev"]))]
+    pub environments: Vec<String>,
+}
+
+/// Changes an organization; what is absent stays.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChangeOrganization {
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Name of a plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// Overrides of single plan limits; replaces all earlier ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<serde_json::Value>,
+}
+
+/// Why something is done.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reason {
+    /// For the audit log, at most 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 500)]
+    pub reason: Option<String>,
+}
+
+/// Issues a credential.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewCredential {
+    /// The caller's name for it.
+    #[schema(example = "projector-1")]
+    pub name: String,
+    /// Name of a role.
+    #[schema(example = "projector")]
+    pub role: String,
+    /// How long it lives, such as `90d`; the role's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "90d")]
+    pub ttl: Option<String>,
+    /// The user's public key; the authority makes a key when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// With `publicKey`: that key's signature over the challenge, base64url without padding. The
+    /// challenge is the text `nats-authority issue v1\n{org}-{envType}\n{role}\n{publicKey}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// Connection types that it is bound to, such as `STANDARD`; all when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connection_types: Vec<String>,
+    /// Networks that it may connect from, CIDR; all when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_cidrs: Vec<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+/// Issues many credentials, all or none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewCredentials {
+    /// 1 to 1,000 of them.
+    pub items: Vec<NewCredential>,
+}
+
+/// Asks for a user of the system account for operations tools.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewSystemCredential {
+    /// For people and the audit log.
+    pub name: String,
+    /// At most `1h`.
+    #[schema(example = "15m")]
+    pub ttl: String,
+}
+
+/// Asks whether a role or a credential may do something.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CanI {
+    /// Organization.
+    pub org: String,
+    /// Environment type.
+    pub env_type: String,
+    /// A role's name, or…
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// …a credential's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<uuid::Uuid>,
+    /// A subject to publish to, or…
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<String>,
+    /// …a subject to subscribe to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<String>,
+}
+
+/// The answer to [`CanI`].
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// The server would let it pass.
+    pub allowed: bool,
+    /// By which rule.
+    pub rule: String,
+}

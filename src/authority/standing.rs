@@ -1,0 +1,74 @@
+//! How the servers stand: what admission and the signing gate go by.
+
+use crate::{
+    error::{Error, Result},
+    store::{organizations::Bytes, servers::ServerRow},
+};
+
+/// One server as last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerStanding {
+    /// Its row.
+    pub row: ServerRow,
+    /// It trusts the operator's signing key; none: it has not said so in this run of the service.
+    pub trusts_us: Option<bool>,
+}
+
+/// All known servers.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// By name.
+    pub servers: Vec<ServerStanding>,
+    /// The connection to the system account is up; else why not.
+    pub connected: std::result::Result<(), String>,
+}
+
+impl Standing {
+    /// What the ledger remembers, before any server was asked: nothing is live.
+    pub fn from_ledger(rows: &[ServerRow]) -> Self {
+        let servers =
+            rows.iter().map(|row| ServerStanding { row: ServerRow { live: false, ..row.clone() }, trusts_us: None }).collect();
+        Self { servers, connected: Err("not connected yet".to_owned()) }
+    }
+
+    /// JetStream storage of all known servers; none while no server was ever seen.
+    pub fn capacity(&self) -> Option<Bytes> {
+        if self.servers.is_empty() {
+            return None;
+        }
+        let sum = |f: fn(&ServerRow) -> i64| self.servers.iter().fold(0_i64, |sum, s| sum.saturating_add(f(&s.row)));
+        Some(Bytes { memory: sum(|row| row.max_memory), disk: sum(|row| row.max_disk) })
+    }
+
+    /// The smallest of the servers' largest messages: an account JWT has to fit.
+    pub fn max_payload(&self) -> usize {
+        self.servers.iter().map(|s| s.row.max_payload).min().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(1 << 20)
+    }
+
+    /// How many servers have JetStream.
+    pub fn jetstream_servers(&self) -> usize {
+        self.servers.iter().filter(|s| s.row.max_disk > 0 || s.row.max_memory > 0).count()
+    }
+
+    /// Servers that answer now.
+    pub fn live(&self) -> impl Iterator<Item = &ServerStanding> {
+        self.servers.iter().filter(|s| s.row.live)
+    }
+
+    /// Refuses to sign accounts while a live server does not trust the operator's signing key: it
+    /// would store the JWT and lock everyone out at its next restart.
+    pub fn require_trust(&self) -> Result<()> {
+        let strangers: Vec<_> =
+            self.live().filter(|s| s.trusts_us == Some(false)).map(|s| s.row.name.as_str()).collect();
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        Err(Error::unavailable(
+            "operator-not-trusted",
+            format!(
+                "nothing is signed while {} does not trust this operator's signing key; give it the operator JWT of `GET /api/v1/operator/server-config` and restart it",
+                strangers.join(", ")
+            ),
+        ))
+    }
+}

@@ -1,0 +1,194 @@
+//! What callers get to see, in the words of the API: the one shape for REST, CLI and events.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    credential::CredentialState,
+    organization::{EnvState, OrgState},
+};
+
+/// An organization.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OrganizationView {
+    /// Slug.
+    #[schema(example = "acme")]
+    pub slug: String,
+    /// For people.
+    pub display_name: String,
+    /// Name of its plan.
+    #[schema(example = "m")]
+    pub plan: String,
+    /// Overrides of single plan limits.
+    pub limits: serde_json::Value,
+    /// State.
+    pub state: OrgState,
+    /// Public key of its account.
+    pub account_id: String,
+    /// Environments.
+    pub environments: Vec<EnvironmentView>,
+    /// What the servers have.
+    pub resolver: ResolverView,
+    /// When it was onboarded.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// An environment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvironmentView {
+    /// Type.
+    #[schema(example = "prod")]
+    pub env_type: String,
+    /// `{org}-{envType}`.
+    #[schema(example = "acme-prod")]
+    pub name: String,
+    /// Its subjects.
+    #[schema(example = "ws.acme-prod.>")]
+    pub subjects: String,
+    /// Its event stream.
+    pub stream: String,
+    /// Its KV bucket.
+    pub kv_bucket: String,
+    /// State.
+    pub state: EnvState,
+    /// Why making its stream and bucket failed last, in the server's words.
+    pub error: Option<String>,
+}
+
+/// What the servers have of one account.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolverView {
+    /// The sum over the servers.
+    pub state: Convergence,
+    /// The generation that every server should have.
+    pub generation: i64,
+    /// Each known server.
+    pub servers: Vec<ServerView>,
+}
+
+/// How far the servers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Convergence {
+    /// Every live server runs it; a server that has not loaded the account counts when it stores it.
+    Converged,
+    /// No server has it yet.
+    Pending,
+    /// Some servers have it.
+    Partial,
+    /// No server can be reached.
+    Unreachable,
+}
+
+/// What one server has of one account.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerView {
+    /// Server name.
+    pub name: String,
+    /// Server id.
+    pub id: String,
+    /// It answers now.
+    pub live: bool,
+    /// The generation that it stores; 0: none.
+    pub stored: i64,
+    /// The generation that it runs; null: it has not loaded the account.
+    pub effective: Option<i64>,
+    /// The server's words when it refused.
+    pub error: Option<String>,
+}
+
+/// A credential, without anything secret.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialView {
+    /// Identifier.
+    pub id: Uuid,
+    /// Organization.
+    pub org: String,
+    /// Environment type.
+    pub env_type: String,
+    /// The caller's name for it.
+    pub name: String,
+    /// Role.
+    pub role: String,
+    /// State.
+    pub state: CredentialState,
+    /// The user's public key.
+    pub user_key: String,
+    /// The signing key that issued it.
+    pub issuer_key: String,
+    /// SHA-256 of the JWT's text, hexadecimal.
+    pub jwt_sha256: String,
+    /// The inbox prefix that a client must use.
+    pub inbox_prefix: String,
+    /// What it may do.
+    pub permissions: PermissionsView,
+    /// Connection types that it is bound to; empty: all.
+    pub connection_types: Vec<String>,
+    /// Networks that it is bound to; empty: all.
+    pub allowed_cidrs: Vec<String>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// When it was issued.
+    pub issued_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+    /// Who asked for it.
+    pub issued_by: String,
+    /// The credential that it replaces.
+    pub replaces: Option<Uuid>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Why.
+    pub revocation_reason: Option<String>,
+}
+
+/// Publish and subscribe permissions.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct PermissionsView {
+    /// What may be published.
+    pub publish: PermissionView,
+    /// What may be subscribed.
+    pub subscribe: PermissionView,
+}
+
+/// Allowed and denied subjects; deny wins.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct PermissionView {
+    /// Allowed subjects.
+    pub allow: Vec<String>,
+    /// Denied subjects.
+    pub deny: Vec<String>,
+}
+
+/// An audit event.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEventView {
+    /// Identifier.
+    pub id: Uuid,
+    /// Position in the log.
+    pub seq: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// On which organization.
+    pub org: Option<String>,
+    /// On what.
+    pub target: String,
+    /// The request that caused it.
+    pub request_id: Option<String>,
+    /// Public parts of the change.
+    pub detail: serde_json::Value,
+}

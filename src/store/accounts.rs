@@ -1,0 +1,319 @@
+//! Account JWTs: the desired state of the cluster, and what each server has of it.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Store, digest, parse};
+use crate::{
+    error::{Error, Result},
+    jwt::{self, envelope::Signed},
+    nkey::{Account, PublicKey},
+};
+
+/// The state of an account under its lock.
+#[derive(Clone, Debug)]
+pub struct AccountRow {
+    /// Generations minted so far.
+    pub generation: i64,
+    /// Issue time of the last one.
+    pub iat: i64,
+    /// Hash of what was composed for it.
+    pub content_hash: Option<[u8; 32]>,
+}
+
+/// An account that the push task has to look at.
+#[derive(Clone, Debug)]
+pub struct DueAccount {
+    /// The account.
+    pub account: PublicKey<Account>,
+    /// Its generation.
+    pub generation: i64,
+    /// Its JWT.
+    pub jwt: String,
+    /// It is to be deleted from the servers once they have this JWT.
+    pub tombstone: bool,
+    /// Pushes since the last one that every server took.
+    pub attempts: i32,
+}
+
+/// What one server has of one account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountServer {
+    /// The account.
+    pub account: PublicKey<Account>,
+    /// Server name.
+    pub server: String,
+    /// Server id.
+    pub server_id: String,
+    /// The newest generation that it acknowledged; 0: none.
+    pub stored: i64,
+    /// The generation that it runs; none: it has not loaded the account.
+    pub effective: Option<i64>,
+    /// Its words when it refused.
+    pub error: Option<String>,
+}
+
+/// How a push ended for one account.
+#[derive(Clone, Debug)]
+pub struct PushReport {
+    /// The account.
+    pub account: PublicKey<Account>,
+    /// The generation that was pushed.
+    pub generation: i64,
+    /// When to look at it again; none: every live server has it.
+    pub again_at: Option<DateTime<Utc>>,
+}
+
+/// A newly minted account JWT.
+pub struct Minted<'a> {
+    /// The JWT.
+    pub signed: &'a Signed<jwt::Account>,
+    /// Hash of what was composed.
+    pub content_hash: [u8; 32],
+    /// Its generation.
+    pub generation: i64,
+    /// The audit event of the change that caused it.
+    pub audit_event: Uuid,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+const MINT: &str = "
+WITH minted AS (
+    INSERT INTO account_generations (account_key, generation, iat, jwt, jwt_sha256, signed_by, audit_event, minted_at)
+    VALUES ($1, $2, $3, $4, $5, $7, $8, $9))
+UPDATE accounts SET generation = $2, iat = $3, jwt = $4, jwt_sha256 = $5, content_hash = $6, due_at = $9, attempts = 0
+WHERE account_key = $1";
+
+/// Makes the row of a new account, without a JWT yet.
+pub async fn create(connection: &mut PgConnection, account: PublicKey<Account>, kind: &str, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query("INSERT INTO accounts (account_key, kind, created_at) VALUES ($1, $2, $3)")
+        .bind(account.to_string())
+        .bind(kind)
+        .bind(now)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Locks an account: whoever holds the lock may mint.
+pub async fn lock(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<AccountRow> {
+    let row = sqlx::query("SELECT generation, iat, content_hash FROM accounts WHERE account_key = $1 FOR UPDATE")
+        .bind(account.to_string())
+        .fetch_optional(connection)
+        .await?
+        .ok_or_else(|| Error::internal(format!("account {account} has no row")))?;
+    let hash: Option<Vec<u8>> = row.try_get("content_hash")?;
+    Ok(AccountRow {
+        generation: row.try_get("generation")?,
+        iat: row.try_get("iat")?,
+        content_hash: hash.as_deref().map(digest).transpose()?,
+    })
+}
+
+/// Records a minted JWT and makes the account due. A trigger refuses what does not go forward.
+pub async fn record(connection: &mut PgConnection, minted: &Minted<'_>) -> Result<()> {
+    let claims = minted.signed.claims();
+    sqlx::query(MINT)
+    .bind(claims.subject.to_string())
+    .bind(minted.generation)
+    .bind(claims.issued_at.unwrap_or_default())
+    .bind(minted.signed.token())
+    .bind(&minted.signed.sha256()[..])
+    .bind(&minted.content_hash[..])
+    .bind(claims.issuer.to_string())
+    .bind(minted.audit_event)
+    .bind(minted.at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Records a JWT that was minted before there was a database: the system account's, of the bundle.
+pub async fn record_adopted(
+    connection: &mut PgConnection,
+    claims: &jwt::Claims<jwt::Account>,
+    token: &str,
+    content_hash: [u8; 32],
+    audit_event: Uuid,
+    at: DateTime<Utc>,
+) -> Result<()> {
+    use sha2::{Digest, Sha256};
+    let sha256 = Sha256::digest(token.as_bytes());
+    sqlx::query(MINT)
+        .bind(claims.subject.to_string())
+        .bind(1_i64)
+        .bind(claims.issued_at.unwrap_or_default())
+        .bind(token)
+        .bind(&sha256[..])
+        .bind(&content_hash[..])
+        .bind(claims.issuer.to_string())
+        .bind(audit_event)
+        .bind(at)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Turns an account into a tombstone.
+pub async fn bury(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<()> {
+    sqlx::query("UPDATE accounts SET state = 'tombstone' WHERE account_key = $1")
+        .bind(account.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+impl Store {
+    /// Takes up to `limit` due accounts for `lease` seconds: other replicas leave them alone meanwhile.
+    pub async fn claim_due_accounts(&self, limit: i64, lease: i64, now: DateTime<Utc>) -> Result<Vec<DueAccount>> {
+        let rows = sqlx::query(
+            "UPDATE accounts a SET due_at = $3 + make_interval(secs => $2), attempts = a.attempts + 1
+             FROM (SELECT account_key FROM accounts WHERE due_at <= $3 AND jwt IS NOT NULL ORDER BY due_at
+                   LIMIT $1 FOR UPDATE SKIP LOCKED) AS due
+             WHERE a.account_key = due.account_key
+             RETURNING a.account_key, a.generation, a.jwt, a.state, a.attempts",
+        )
+        .bind(limit)
+        .bind(f64::from(i32::try_from(lease).unwrap_or(i32::MAX)))
+        .bind(now)
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(DueAccount {
+                    account: parse(row.try_get("account_key")?)?,
+                    generation: row.try_get("generation")?,
+                    jwt: row.try_get("jwt")?,
+                    tombstone: row.try_get::<&str, _>("state")? == "tombstone",
+                    attempts: row.try_get("attempts")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Writes how a push ended: what each server has, and when to look again. An account that got a
+    /// newer generation meanwhile stays due.
+    pub async fn report_push(&self, reports: &[PushReport], servers: &[AccountServer], now: DateTime<Utc>) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let column = |f: fn(&AccountServer) -> String| servers.iter().map(f).collect::<Vec<_>>();
+        sqlx::query(
+            "INSERT INTO account_servers AS s (account_key, server, server_id, stored, effective, error, at)
+             SELECT *, $7 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+             ORDER BY 1, 2
+             ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
+                 stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
+                 effective = excluded.effective, error = excluded.error, at = excluded.at",
+        )
+        .bind(column(|s| s.account.to_string()))
+        .bind(column(|s| s.server.clone()))
+        .bind(column(|s| s.server_id.clone()))
+        .bind(servers.iter().map(|s| s.stored).collect::<Vec<_>>())
+        .bind(servers.iter().map(|s| s.effective).collect::<Vec<_>>())
+        .bind(servers.iter().map(|s| s.error.clone()).collect::<Vec<_>>())
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "UPDATE accounts a SET due_at = r.again_at, attempts = CASE WHEN r.again_at IS NULL THEN 0 ELSE a.attempts END
+             FROM (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[]) AS r(account_key, generation, again_at)) r
+             WHERE a.account_key = r.account_key AND a.generation = r.generation",
+        )
+        .bind(reports.iter().map(|r| r.account.to_string()).collect::<Vec<_>>())
+        .bind(reports.iter().map(|r| r.generation).collect::<Vec<_>>())
+        .bind(reports.iter().map(|r| r.again_at).collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A server appeared or came back with a new id: every account is due that it has not acknowledged
+    /// under this id. Returns how many.
+    pub async fn due_for_server(&self, server: &str, server_id: &str, now: DateTime<Utc>) -> Result<u64> {
+        let done = sqlx::query(
+            "UPDATE accounts a SET due_at = $3 WHERE a.state <> 'deleted' AND a.jwt IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM account_servers s WHERE s.account_key = a.account_key AND s.server = $1
+                     AND s.server_id = $2 AND s.stored >= a.generation)",
+        )
+        .bind(server)
+        .bind(server_id)
+        .bind(now)
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Makes every account due. Returns how many.
+    pub async fn all_due(&self, now: DateTime<Utc>) -> Result<u64> {
+        let done = sqlx::query("UPDATE accounts SET due_at = $1 WHERE state <> 'deleted' AND jwt IS NOT NULL")
+            .bind(now)
+            .execute(self.pool())
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// The servers confirmed the deletion of an account: account and organization are gone.
+    pub async fn finish_deletion(&self, account: PublicKey<Account>, event: &super::audit::Event) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE accounts SET state = 'deleted', due_at = NULL WHERE account_key = $1")
+            .bind(account.to_string())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE organizations SET state = 'deleted', updated_at = $2 WHERE account_key = $1")
+            .bind(account.to_string())
+            .bind(event.at)
+            .execute(&mut *tx)
+            .await?;
+        super::audit::record(&mut tx, event).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The current JWT of an account that is not deleted.
+    pub async fn account_jwt(&self, account: PublicKey<Account>) -> Result<Option<String>> {
+        Ok(sqlx::query_scalar("SELECT jwt FROM accounts WHERE account_key = $1 AND state <> 'deleted' AND jwt IS NOT NULL")
+            .bind(account.to_string())
+            .fetch_optional(self.pool())
+            .await?)
+    }
+
+    /// What the servers have of these accounts, with each account's generation.
+    pub async fn account_servers(&self, accounts: &[PublicKey<Account>]) -> Result<Vec<(PublicKey<Account>, i64, Option<AccountServer>)>> {
+        let rows = sqlx::query(
+            "SELECT a.account_key, a.generation, s.server, s.server_id, s.stored, s.effective, s.error
+             FROM accounts a LEFT JOIN account_servers s ON s.account_key = a.account_key
+             WHERE a.account_key = ANY($1) ORDER BY a.account_key, s.server",
+        )
+        .bind(accounts.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let account = parse(row.try_get("account_key")?)?;
+                let server: Option<String> = row.try_get("server")?;
+                let has = match server {
+                    None => None,
+                    Some(server) => Some(AccountServer {
+                        account,
+                        server,
+                        server_id: row.try_get("server_id")?,
+                        stored: row.try_get("stored")?,
+                        effective: row.try_get("effective")?,
+                        error: row.try_get("error")?,
+                    }),
+                };
+                Ok((account, row.try_get("generation")?, has))
+            })
+            .collect()
+    }
+
+    /// How many accounts are not deleted, and how many of them are due.
+    pub async fn account_counts(&self) -> Result<(i64, i64)> {
+        let row = sqlx::query("SELECT count(*) AS all, count(due_at) AS due FROM accounts WHERE state <> 'deleted' AND jwt IS NOT NULL")
+            .fetch_one(self.pool())
+            .await?;
+        Ok((row.try_get("all")?, row.try_get("due")?))
+    }
+}

@@ -1,0 +1,247 @@
+//! The ledger of issued user credentials.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{
+    Recorded, Store, digest,
+    page::{Page, cut},
+    parse, violates,
+};
+use crate::{
+    error::{Error, Result},
+    jwt::{User, envelope::Signed},
+    model::{Credential, CredentialState, EnvType, OrgSlug, credential::Options},
+    nkey::{Account, PublicKey, User as UserRole},
+};
+
+/// A signed credential to be recorded.
+pub struct NewCredential {
+    /// Its row.
+    pub row: Credential,
+    /// Its environment.
+    pub environment: Uuid,
+    /// Its audit event.
+    pub event: Uuid,
+    /// The request that caused it.
+    pub request_id: Option<String>,
+    /// The signed JWT.
+    pub signed: Signed<User>,
+}
+
+/// Which credentials to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this environment type.
+    pub env_type: Option<EnvType>,
+    /// Of this role.
+    pub role: Option<String>,
+    /// In this state.
+    pub state: Option<CredentialState>,
+    /// Ending before.
+    pub expires_before: Option<DateTime<Utc>>,
+}
+
+/// A revoked user that a server could still accept: key and time of revocation in Unix seconds.
+pub type Revocation = (PublicKey<UserRole>, i64);
+
+impl Store {
+    /// Records credentials with their audit events: all or none. A credential whose organization,
+    /// environment or signing key is no longer active is refused. Refused, they come back unrecorded.
+    pub async fn record_credentials(
+        &self,
+        new: Vec<NewCredential>,
+    ) -> Result<Vec<(Credential, Recorded<User>)>, (Error, Vec<NewCredential>)> {
+        match self.insert_credentials(&new).await {
+            Ok(()) => Ok(new.into_iter().map(|n| (n.row, Recorded::after_commit(n.signed))).collect()),
+            Err(error) => Err((error, new)),
+        }
+    }
+
+    async fn insert_credentials(&self, new: &[NewCredential]) -> Result<()> {
+        let rows = || new.iter().map(|n| &n.row);
+        let text = |f: fn(&Credential) -> String| rows().map(f).collect::<Vec<_>>();
+        let written = sqlx::query(RECORD)
+            .bind(rows().map(|r| r.id).collect::<Vec<_>>())
+            .bind(new.iter().map(|n| n.environment).collect::<Vec<_>>())
+            .bind(text(|r| r.name.clone()))
+            .bind(text(|r| r.role.clone()))
+            .bind(text(|r| r.user_key.to_string()))
+            .bind(text(|r| r.issuer_key.to_string()))
+            .bind(rows().map(|r| r.jwt_sha256.to_vec()).collect::<Vec<_>>())
+            .bind(rows().map(|r| r.issued_at).collect::<Vec<_>>())
+            .bind(rows().map(|r| r.expires_at).collect::<Vec<_>>())
+            .bind(text(|r| r.issued_by.clone()))
+            .bind(rows().map(|r| serde_json::to_value(&r.options).unwrap_or_default()).collect::<Vec<_>>())
+            .bind(new.iter().map(|n| n.event).collect::<Vec<_>>())
+            .bind(new.iter().map(|n| n.request_id.clone()).collect::<Vec<_>>())
+            .bind(text(|r| r.org.to_string()))
+            .bind(i64::try_from(new.len()).unwrap_or(i64::MAX))
+            .execute(self.pool())
+            .await
+            .map_err(|error| match error {
+                error if violates(&error, "credentials_user_key") => Error::conflict(
+                    "public-key-in-use",
+                    "this public key already has a credential; revoke that one or use a new key",
+                ),
+                // Division by zero: not all were active.
+                sqlx::Error::Database(database) if database.code().as_deref() == Some("22012") => inactive(),
+                error => error.into(),
+            })?;
+        if usize::try_from(written.rows_affected()).ok() == Some(new.len()) { Ok(()) } else { Err(inactive()) }
+    }
+
+    /// One credential.
+    pub async fn credential(&self, id: Uuid) -> Result<Option<Credential>> {
+        let row = sqlx::query(BY_ID).bind(id).fetch_optional(self.pool()).await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    /// Lists the credentials of an organization in the order of their issue.
+    pub async fn credentials(
+        &self,
+        org: Uuid,
+        filter: &Filter,
+        now: DateTime<Utc>,
+        page: &Page<Uuid>,
+    ) -> Result<(Vec<Credential>, bool)> {
+        let state = filter.state.map(|state| match state {
+            CredentialState::Active => "active",
+            CredentialState::Superseded => "superseded",
+            CredentialState::Revoked => "revoked",
+            CredentialState::Expired => "expired",
+        });
+        let rows = sqlx::query(LIST)
+            .bind(org)
+            .bind(filter.env_type.as_ref().map(EnvType::as_str))
+            .bind(&filter.role)
+            .bind(state)
+            .bind(filter.expires_before)
+            .bind(now)
+            .bind(page.after)
+            .bind(page.limit + 1)
+            .fetch_all(self.pool())
+            .await?;
+        let (rows, more) = cut(rows, page.limit);
+        Ok((rows.iter().map(from_row).collect::<Result<_>>()?, more))
+    }
+
+    /// When a user key was last revoked in any credential, Unix seconds: a new JWT for it must be younger.
+    pub async fn last_revocation(&self, user: PublicKey<UserRole>) -> Result<Option<i64>> {
+        let at: Option<DateTime<Utc>> =
+            sqlx::query_scalar("SELECT max(revoked_at) FROM credentials WHERE user_key = $1 AND revoked_at IS NOT NULL")
+                .bind(user.to_string())
+                .fetch_one(self.pool())
+                .await?;
+        Ok(at.map(|at| at.timestamp()))
+    }
+}
+
+/// Marks a credential revoked; false: it already was.
+pub async fn revoke(connection: &mut PgConnection, id: Uuid, at: DateTime<Utc>, reason: Option<&str>) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE credentials SET revoked_at = GREATEST($2, issued_at), revocation_reason = $3 WHERE id = $1 AND revoked_at IS NULL",
+    )
+    .bind(id)
+    .bind(at)
+    .bind(reason)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The revocations of an organization whose credentials end after `since`: expired ones need no entry.
+pub async fn revocations(connection: &mut PgConnection, org: Uuid, since: DateTime<Utc>) -> Result<Vec<Revocation>> {
+    let rows = sqlx::query(
+        "SELECT c.user_key, max(c.revoked_at) AS revoked_at FROM credentials c JOIN environments e ON e.id = c.environment_id
+         WHERE e.organization_id = $1 AND c.revoked_at IS NOT NULL AND c.expires_at > $2 GROUP BY c.user_key",
+    )
+    .bind(org)
+    .bind(since)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let at: DateTime<Utc> = row.try_get("revoked_at")?;
+            Ok((parse(row.try_get("user_key")?)?, at.timestamp()))
+        })
+        .collect()
+}
+
+fn inactive() -> Error {
+    Error::conflict(
+        "not-active",
+        "the organization or environment was suspended or deleted meanwhile; look at its state and try again",
+    )
+}
+
+fn from_row(row: &PgRow) -> Result<Credential> {
+    let org: OrgSlug = parse(row.try_get("slug")?)?;
+    let user_key: PublicKey<UserRole> = parse(row.try_get("user_key")?)?;
+    let issuer_key: PublicKey<Account> = parse(row.try_get("issuer_key")?)?;
+    let options: serde_json::Value = row.try_get("options")?;
+    Ok(Credential {
+        id: row.try_get("id")?,
+        org,
+        env_type: parse(row.try_get("env_type")?)?,
+        name: row.try_get("name")?,
+        role: row.try_get("role")?,
+        user_key,
+        issuer_key,
+        jwt_sha256: digest(row.try_get("jwt_sha256")?)?,
+        issued_at: row.try_get("issued_at")?,
+        expires_at: row.try_get("expires_at")?,
+        issued_by: row.try_get("issued_by")?,
+        options: serde_json::from_value::<Options>(options)
+            .map_err(|error| Error::internal("unreadable credential options").with_source(error))?,
+        replaces: row.try_get("replaces")?,
+        superseded_at: row.try_get("superseded_at")?,
+        revoked_at: row.try_get("revoked_at")?,
+        revocation_reason: row.try_get("revocation_reason")?,
+    })
+}
+
+/// One statement, so one round trip and one commit. The audit events and the credentials come from
+/// the same rows: those whose organization, environment and key are active. The division fails the
+/// statement, and with it both inserts, when that is not all of them.
+const RECORD: &str = "
+WITH new AS (
+    SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
+        $8::timestamptz[], $9::timestamptz[], $10::text[], $11::jsonb[], $12::uuid[], $13::text[], $14::text[])
+        AS n(id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at, issued_by,
+             options, event, request_id, org)
+), active AS (
+    SELECT n.* FROM new n
+    JOIN environments e ON e.id = n.environment_id AND e.state IN ('pending', 'ready')
+    JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
+    JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state = 'active'
+), counted AS (
+    SELECT $15 / (CASE WHEN count(*) = $15 THEN 1 ELSE 0 END) AS all_active FROM active
+), events AS (
+    INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail)
+    SELECT event, issued_at, issued_by, 'credential.issue', org, id::text, request_id,
+        jsonb_build_object('name', name, 'role', role, 'userKey', user_key, 'expiresAt', expires_at)
+    FROM active, counted WHERE all_active > 0
+)
+INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at,
+    issued_by, options, audit_event)
+SELECT id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at, issued_by, options, event
+FROM active, counted WHERE all_active > 0";
+
+const BY_ID: &str = "
+SELECT c.id, o.slug, e.env_type, c.name, c.role, c.user_key, c.issuer_key, c.jwt_sha256, c.issued_at, c.expires_at,
+    c.issued_by, c.options, c.replaces, c.superseded_at, c.revoked_at, c.revocation_reason
+FROM credentials c JOIN environments e ON e.id = c.environment_id JOIN organizations o ON o.id = e.organization_id
+WHERE c.id = $1";
+
+const LIST: &str = "
+SELECT c.id, o.slug, e.env_type, c.name, c.role, c.user_key, c.issuer_key, c.jwt_sha256, c.issued_at, c.expires_at,
+    c.issued_by, c.options, c.replaces, c.superseded_at, c.revoked_at, c.revocation_reason
+FROM organizations o JOIN environments e ON e.organization_id = o.id JOIN credentials c ON c.environment_id = e.id
+WHERE o.id = $1 AND ($2::text IS NULL OR e.env_type = $2) AND ($3::text IS NULL OR c.role = $3)
+  AND ($4::text IS NULL OR $4 = CASE
+      WHEN c.revoked_at IS NOT NULL THEN 'revoked' WHEN c.expires_at <= $6 THEN 'expired'
+      WHEN c.superseded_at IS NOT NULL THEN 'superseded' ELSE 'active' END)
+  AND ($5::timestamptz IS NULL OR c.expires_at < $5) AND ($7::uuid IS NULL OR c.id > $7)
+ORDER BY c.id LIMIT $8";

@@ -1,0 +1,246 @@
+//! Signing keys, sealed.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{Store, parse};
+use crate::{
+    error::{Error, Result},
+    model::{EnvType, OrgSlug, OrgState},
+    nkey::{Account, Operator, PublicKey},
+    signer::SealedKey,
+};
+
+/// What a signing key of an account may sign.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyScope {
+    /// Users that carry their own permissions.
+    Account,
+    /// Users of one role in one environment.
+    Role {
+        /// The environment.
+        environment: Uuid,
+        /// The role.
+        role: String,
+    },
+}
+
+/// A signing key of an account to be kept.
+#[derive(Debug)]
+pub struct NewAccountKey {
+    /// Whose.
+    pub account: PublicKey<Account>,
+    /// For what.
+    pub scope: KeyScope,
+    /// The key.
+    pub key: SealedKey<Account>,
+}
+
+/// A signing key's public part, for lists.
+#[derive(Clone, Debug)]
+pub struct KeyRow {
+    /// Public key.
+    pub public_key: String,
+    /// `account` or `scoped`.
+    pub kind: String,
+    /// Environment type of a scoped key.
+    pub env_type: Option<String>,
+    /// Role of a scoped key.
+    pub role: Option<String>,
+    /// `active` or `retired`.
+    pub state: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What issuing one credential needs to know.
+#[derive(Clone, Debug)]
+pub struct IssuingContext {
+    /// The organization's state.
+    pub org_state: OrgState,
+    /// The account.
+    pub account: PublicKey<Account>,
+    /// The environment.
+    pub environment: Uuid,
+    /// The scoped key of the role, if the environment has one.
+    pub scoped: Option<SealedKey<Account>>,
+    /// The account's plain signing key.
+    pub plain: SealedKey<Account>,
+}
+
+/// Keeps signing keys of accounts.
+pub async fn insert(connection: &mut PgConnection, keys: &[NewAccountKey], now: DateTime<Utc>) -> Result<()> {
+    let (mut public, mut account, mut kind, mut environment, mut role, mut sealed) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for key in keys {
+        public.push(key.key.public.to_string());
+        account.push(key.account.to_string());
+        sealed.push(key.key.sealed.clone());
+        match &key.scope {
+            KeyScope::Account => {
+                kind.push("account");
+                environment.push(None);
+                role.push(None);
+            }
+            KeyScope::Role { environment: id, role: name } => {
+                kind.push("scoped");
+                environment.push(Some(*id));
+                role.push(Some(name.clone()));
+            }
+        }
+    }
+    sqlx::query(
+        "INSERT INTO signing_keys (public_key, account_key, kind, environment_id, role, sealed_seed, state, created_at)
+         SELECT *, 'active', $7 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::bytea[])",
+    )
+    .bind(public)
+    .bind(account)
+    .bind(kind)
+    .bind(environment)
+    .bind(role)
+    .bind(sealed)
+    .bind(now)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Keeps the operator's signing key.
+pub async fn insert_operator(connection: &mut PgConnection, key: &SealedKey<Operator>, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO signing_keys (public_key, kind, sealed_seed, state, created_at) VALUES ($1, 'operator', $2, 'active', $3)",
+    )
+    .bind(key.public.to_string())
+    .bind(&key.sealed)
+    .bind(now)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The active signing keys of an account with their scopes.
+pub async fn active(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<Vec<(PublicKey<Account>, KeyScope)>> {
+    let rows = sqlx::query(
+        "SELECT public_key, environment_id, role FROM signing_keys WHERE account_key = $1 AND state = 'active'",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let scope = match (row.try_get("environment_id")?, row.try_get("role")?) {
+                (Some(environment), Some(role)) => KeyScope::Role { environment, role },
+                _ => KeyScope::Account,
+            };
+            Ok((parse(row.try_get("public_key")?)?, scope))
+        })
+        .collect()
+}
+
+/// Retires the scoped keys of an environment: they leave the account, which closes their users.
+pub async fn retire_environment(connection: &mut PgConnection, environment: Uuid) -> Result<()> {
+    sqlx::query("UPDATE signing_keys SET state = 'retired' WHERE environment_id = $1 AND state = 'active'")
+        .bind(environment)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+impl Store {
+    /// The operator's active signing key.
+    pub async fn operator_signing_key(&self) -> Result<SealedKey<Operator>> {
+        let row = sqlx::query(
+            "SELECT public_key, sealed_seed FROM signing_keys WHERE kind = 'operator' AND state = 'active'
+             ORDER BY created_at DESC LIMIT 1",
+        )
+        .fetch_optional(self.pool())
+        .await?
+        .ok_or_else(|| Error::internal("the operator has no signing key"))?;
+        Ok(SealedKey { public: parse(row.try_get("public_key")?)?, sealed: row.try_get("sealed_seed")? })
+    }
+
+    /// The plain signing key of an account.
+    pub async fn account_signing_key(&self, account: PublicKey<Account>) -> Result<SealedKey<Account>> {
+        let row = sqlx::query(
+            "SELECT public_key, sealed_seed FROM signing_keys WHERE account_key = $1 AND kind = 'account' AND state = 'active'",
+        )
+        .bind(account.to_string())
+        .fetch_optional(self.pool())
+        .await?
+        .ok_or_else(|| Error::internal(format!("account {account} has no signing key")))?;
+        sealed(&row)
+    }
+
+    /// What issuing needs to know of an environment and a role; none: there is no such organization
+    /// or environment.
+    pub async fn issuing_context(&self, org: &OrgSlug, env_type: &EnvType, role: &str) -> Result<Option<IssuingContext>> {
+        let row = sqlx::query(
+            "SELECT o.state, o.account_key, e.id, s.public_key AS scoped_key, s.sealed_seed AS scoped_seed,
+                    p.public_key, p.sealed_seed
+             FROM organizations o
+             JOIN environments e ON e.organization_id = o.id AND e.env_type = $2 AND e.state IN ('pending', 'ready')
+             JOIN signing_keys p ON p.account_key = o.account_key AND p.kind = 'account' AND p.state = 'active'
+             LEFT JOIN signing_keys s ON s.environment_id = e.id AND s.role = $3 AND s.kind = 'scoped' AND s.state = 'active'
+             WHERE o.slug = $1 AND o.state <> 'deleted'",
+        )
+        .bind(org.as_str())
+        .bind(env_type.as_str())
+        .bind(role)
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let scoped_key: Option<String> = row.try_get("scoped_key")?;
+        let scoped = match scoped_key {
+            Some(public) => Some(SealedKey { public: parse(&public)?, sealed: row.try_get("scoped_seed")? }),
+            None => None,
+        };
+        let state: String = row.try_get("state")?;
+        Ok(Some(IssuingContext {
+            org_state: OrgState::parse(&state).ok_or_else(|| Error::internal("unknown organization state"))?,
+            account: parse(row.try_get("account_key")?)?,
+            environment: row.try_get("id")?,
+            scoped,
+            plain: sealed(&row)?,
+        }))
+    }
+
+    /// The signing keys of an organization, oldest first.
+    pub async fn organization_keys(&self, organization: Uuid) -> Result<Vec<KeyRow>> {
+        let rows = sqlx::query(
+            "SELECT k.public_key, k.kind, e.env_type, k.role, k.state, k.created_at FROM signing_keys k
+             JOIN organizations o ON o.account_key = k.account_key LEFT JOIN environments e ON e.id = k.environment_id
+             WHERE o.id = $1 ORDER BY k.created_at, k.public_key",
+        )
+        .bind(organization)
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(key_row).collect()
+    }
+
+    /// The operator's signing keys, oldest first.
+    pub async fn operator_keys(&self) -> Result<Vec<KeyRow>> {
+        let rows = sqlx::query(
+            "SELECT public_key, kind, NULL::text AS env_type, role, state, created_at FROM signing_keys
+             WHERE kind = 'operator' ORDER BY created_at, public_key",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(key_row).collect()
+    }
+}
+
+fn sealed(row: &PgRow) -> Result<SealedKey<Account>> {
+    Ok(SealedKey { public: parse(row.try_get("public_key")?)?, sealed: row.try_get("sealed_seed")? })
+}
+
+fn key_row(row: &PgRow) -> Result<KeyRow> {
+    Ok(KeyRow {
+        public_key: row.try_get("public_key")?,
+        kind: row.try_get("kind")?,
+        env_type: row.try_get("env_type")?,
+        role: row.try_get("role")?,
+        state: row.try_get("state")?,
+        created_at: row.try_get("created_at")?,
+    })
+}
