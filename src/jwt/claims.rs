@@ -60,7 +60,7 @@ impl Common {
 /// The version of the format that we write and read.
 pub const VERSION: u8 = 2;
 
-/// A kind of claims: the typed `nats` object. Sealed: [`Rules`] has to say what must hold.
+/// A kind of claims: the typed `nats` object. Sealed by `lint::Rules`, which says what must hold before one is signed.
 pub trait Payload:
     Rules + Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
 {

@@ -279,15 +279,13 @@ fn activation(claims: &Claims<Activation>, out: &mut Vec<String>) {
 }
 
 fn generic(claims: &Claims<Generic>, out: &mut Vec<String>) {
-    match claims.nats.data.get("accounts").and_then(Value::as_array) {
-        Some(accounts) => {
-            let accounts: Vec<_> = accounts.iter().filter_map(Value::as_str).collect();
-            out.push(format!("Asks resolvers to delete the accounts {}.", list(&accounts)));
-        }
-        None => {
-            let names: Vec<_> = claims.nats.data.keys().collect();
-            out.push(format!("Generic claims with {} fields: {}.", names.len(), list(&names)));
-        }
+    let data = &claims.nats.data;
+    if let Some(accounts) = data.get("accounts").and_then(Value::as_array) {
+        let accounts: Vec<_> = accounts.iter().filter_map(Value::as_str).collect();
+        out.push(format!("Asks resolvers to delete the accounts {}.", list(&accounts)));
+    } else {
+        let names: Vec<_> = data.keys().collect();
+        out.push(format!("Generic claims with {} fields: {}.", names.len(), list(&names)));
     }
 }
 

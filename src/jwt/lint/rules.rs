@@ -27,7 +27,7 @@ impl Problems {
     }
 }
 
-/// What holds for one kind of claims. Out of reach for other crates, so that [`Payload`] is sealed.
+/// What holds for one kind of claims. Out of reach for other crates, so that `Payload` is sealed.
 pub trait Rules: Sized {
     /// The largest token, bytes.
     const MAX_TOKEN: usize = envelope::MAX_TOKEN;
