@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::lint::Rules;
 use crate::nkey::AnyPublicKey;
 
 /// The claims of one token. Field order is the order on the wire.
@@ -59,8 +60,10 @@ impl Common {
 /// The version of the format that we write and read.
 pub const VERSION: u8 = 2;
 
-/// A kind of claims: the typed `nats` object.
-pub trait Payload: Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+/// A kind of claims: the typed `nats` object. Sealed by `lint::Rules`, which says what must hold before one is signed.
+pub trait Payload:
+    Rules + Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
     /// The `type` on the wire; none for generic claims.
     const TYPE: Option<&'static str>;
     /// Which kinds of key may sign it.

@@ -44,6 +44,13 @@ impl User {
     }
 }
 
+impl User {
+    /// Says nothing about permissions and limits: the form under a scoped key.
+    pub fn is_bare(&self) -> bool {
+        self.permissions == Permissions::default() && self.limits == UserLimits::default()
+    }
+}
+
 impl Payload for User {
     const TYPE: Option<&'static str> = Some("user");
     const ISSUERS: &'static [Kind] = &[Kind::Account];
