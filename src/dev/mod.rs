@@ -9,13 +9,18 @@
 //! Everything that is started dies with the process that started it, however that ends: see
 //! [`process`].
 
-use std::{path::Path, time::Duration};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
-use crate::error::{Error, Result};
+use crate::{
+    entropy::{Entropy, SystemEntropy},
+    error::{Error, Result},
+};
 
 pub mod nats;
 pub mod nats_config;
+pub mod place;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod tools;
 
@@ -44,4 +49,23 @@ impl Deadline {
 /// The error for a file or directory that cannot be had.
 fn io_error(doing: &str, path: &Path, error: std::io::Error) -> Error {
     Error::unavailable("dev-io", format!("cannot {doing} {}: {error}", path.display())).with_source(error)
+}
+
+/// Writes a file that only we may read, for passwords and what holds them.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| io_error("write", path, error))
+}
+
+/// `N` random bytes in hexadecimal.
+fn random_hex<const N: usize>() -> String {
+    let mut bytes = [0; N];
+    SystemEntropy::new().fill(&mut bytes);
+    data_encoding::HEXLOWER.encode(&bytes)
 }

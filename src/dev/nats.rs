@@ -21,16 +21,13 @@ use super::{
     nats_config::{ClusterConfig, NodeConfig, node_config, operator_section},
     ports::Port,
     process::{Process, Signal},
-    tools,
+    random_hex, tools, write_private,
 };
 pub use super::{
     nats_config::{ResolverKind, Trust},
     process::Stop,
 };
-use crate::{
-    entropy::{Entropy, SystemEntropy},
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// How long a server may take to listen and to find the others.
 const START: Duration = Duration::from_secs(30);
@@ -138,14 +135,26 @@ impl Cluster {
         self.server(index)?.stop(how).await
     }
 
-    /// Starts a stopped server on its old ports and waits until it has found all that run.
+    /// Starts a stopped server on its old ports and waits until it has found all that run. A server
+    /// that a signal has paused counts as running and cannot be found: continue it before.
     pub async fn start_server(&mut self, index: usize) -> Result<()> {
         let binary = self.binary.clone();
         let server = self.server(index)?;
-        if server.pid().is_none() {
+        if !server.is_running()? {
             server.spawn(&binary)?;
         }
         self.ready(index).await
+    }
+
+    /// The indexes of the servers that ended though nobody stopped them.
+    pub fn fallen(&mut self) -> Result<Vec<usize>> {
+        let mut fallen = Vec::new();
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            if server.process.is_some() && !server.is_running()? {
+                fallen.push(index);
+            }
+        }
+        Ok(fallen)
     }
 
     /// Sends a signal, such as STOP and CONT, to one server.
@@ -160,7 +169,7 @@ impl Cluster {
     pub fn set_trust(&self, trust: &Trust) -> Result<()> {
         for server in &self.servers {
             let section = operator_section(trust, &self.resolver, &server.dir.join("jwt"));
-            write(&server.dir.join("operator.conf"), &section)?;
+            write_private(&server.dir.join("operator.conf"), &section)?;
         }
         Ok(())
     }
@@ -193,7 +202,7 @@ impl Cluster {
                     password: password.clone(),
                 }),
             });
-            write(&server.config(), &config)?;
+            write_private(&server.config(), &config)?;
         }
         Ok(())
     }
@@ -201,7 +210,10 @@ impl Cluster {
     /// Waits until a server greets and names every other running server, which it does once the
     /// routes are formed.
     async fn ready(&mut self, index: usize) -> Result<()> {
-        let expected = self.servers.iter().filter(|server| server.pid().is_some()).count();
+        let mut expected = 0;
+        for server in &mut self.servers {
+            expected += usize::from(server.is_running()?);
+        }
         let server = self.server(index)?;
         let deadline = Deadline::new(START);
         loop {
@@ -265,7 +277,7 @@ impl Server {
             fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let (client, route) = (Port::claim(before.client)?, Port::claim(before.route)?);
         let now = PortNumbers { client: Some(client.number()), route: Some(route.number()) };
-        write(&file, &serde_json::json!(now).to_string())?;
+        write_private(&file, &serde_json::json!(now).to_string())?;
         Ok(Self { name, dir, client, route, process: None })
     }
 
@@ -274,6 +286,13 @@ impl Server {
         command.arg("--config").arg(self.config()).current_dir(&self.dir);
         self.process = Some(Process::spawn(&self.name, command, &self.log(), Signal::KILL)?);
         Ok(())
+    }
+
+    fn is_running(&mut self) -> Result<bool> {
+        Ok(match &mut self.process {
+            Some(process) => process.exited()?.is_none(),
+            None => false,
+        })
     }
 
     async fn stop(&mut self, how: Stop) -> Result<()> {
@@ -294,24 +313,4 @@ async fn greeting(port: u16) -> Option<Info> {
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).await.ok()?;
     serde_json::from_str(line.strip_prefix("INFO ")?).ok()
-}
-
-/// Writes a file that only we may read: configurations hold the password of the routes.
-fn write(path: &Path, text: &str) -> Result<()> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| io_error("write", path, error))
-}
-
-/// `N` random bytes in hexadecimal.
-fn random_hex<const N: usize>() -> String {
-    let mut bytes = [0; N];
-    SystemEntropy::new().fill(&mut bytes);
-    data_encoding::HEXLOWER.encode(&bytes)
 }
