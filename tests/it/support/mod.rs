@@ -1,1 +1,104 @@
-//! What the tests share.
+//! What the tests share: a directory and a database for each test.
+//!
+//! All tests of a process use one Postgres, without fsync, that dies with the process.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use nats_authority::dev::{
+    place,
+    postgres::{Durability, Postgres},
+};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, OnceCell};
+
+/// A database that no other test uses.
+pub struct TestDatabase {
+    url: String,
+}
+
+impl TestDatabase {
+    /// Where to connect.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// An empty database.
+pub async fn database() -> TestDatabase {
+    let postgres = &server().await.postgres;
+    TestDatabase { url: postgres.create_database(&name("test"), None).await.expect("a database") }
+}
+
+/// A database as `migrate` leaves it. It runs once for each `template` name in the process, on the
+/// URL that it is given, and must have closed its connections when it returns; the tests get copies.
+pub async fn database_from<F: Future<Output = ()>>(template: &str, migrate: impl FnOnce(String) -> F) -> TestDatabase {
+    let server = server().await;
+    let cell = server.templates.lock().await.entry(template.to_owned()).or_default().clone();
+    let template = cell
+        .get_or_init(|| async {
+            let name = name("template");
+            migrate(server.postgres.create_database(&name, None).await.expect("a template")).await;
+            name
+        })
+        .await;
+    // Copies of one template exclude each other only briefly, and Postgres waits for them.
+    let url = server.postgres.create_database(&name("test"), Some(template)).await.expect("a copy of the template");
+    TestDatabase { url }
+}
+
+/// A directory that is removed with the value.
+pub fn temp_dir() -> TempDir {
+    tempfile::Builder::new().prefix("it-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+struct TestServer {
+    postgres: Postgres,
+    templates: Mutex<HashMap<String, Arc<OnceCell<String>>>>,
+    /// Its lock says that the server's directory is in use.
+    _slot: File,
+}
+
+async fn server() -> &'static TestServer {
+    static SERVER: OnceCell<TestServer> = OnceCell::const_new();
+    SERVER
+        .get_or_init(|| async {
+            let (dir, slot) = free_slot(Path::new(env!("CARGO_TARGET_TMPDIR")));
+            let postgres = Postgres::start(&dir, Durability::Fast).await.expect("a Postgres for the tests");
+            TestServer { postgres, templates: Mutex::default(), _slot: slot }
+        })
+        .await
+}
+
+/// An empty directory that no other test process uses. What an earlier one left there is removed: it
+/// could not do so itself, because a process-wide value is never dropped.
+fn free_slot(tmp: &Path) -> (PathBuf, File) {
+    (0..)
+        .find_map(|number| {
+            let lock = File::create(tmp.join(format!("postgres-{number}.lock"))).expect("a lock file");
+            lock.try_lock().ok()?;
+            let dir = tmp.join(format!("postgres-{number}"));
+            for old in place::elsewhere(&dir).into_iter().chain([dir.clone()]) {
+                // Its Postgres may be ending just now: then this is not the slot to take.
+                if old.exists() {
+                    fs::remove_dir_all(&old).ok()?;
+                }
+            }
+            Some((dir, lock))
+        })
+        .expect("numbers do not end")
+}
+
+fn name(kind: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{kind}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}

@@ -1,0 +1,316 @@
+//! A NATS cluster in operator mode on loopback.
+//!
+//! A directory holds everything: for each server `nN/` with its configuration, log, ports,
+//! `JetStream` store and the resolver's JWTs. The same directory starts the same cluster again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpStream,
+};
+
+use super::{
+    Deadline, io_error,
+    nats_config::{ClusterConfig, NodeConfig, node_config, operator_section},
+    ports::Port,
+    process::{Process, Signal},
+    random_hex, tools, write_private,
+};
+pub use super::{
+    nats_config::{ResolverKind, Trust},
+    process::Stop,
+};
+use crate::error::{Error, Result};
+
+/// How long a server may take to listen and to find the others.
+const START: Duration = Duration::from_secs(30);
+/// How long a graceful stop may take.
+const STOP: Duration = Duration::from_secs(15);
+
+/// The cluster to start.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// Where everything is kept.
+    pub dir: PathBuf,
+    /// The cluster's name.
+    pub name: String,
+    /// Whom the servers believe.
+    pub trust: Trust,
+    /// Where the servers get the accounts.
+    pub resolver: ResolverKind,
+    /// How many servers; `n1`, `n2`, …
+    pub nodes: usize,
+    /// How much `JetStream` may store on each server, bytes.
+    pub jetstream_max_file: u64,
+}
+
+impl ClusterSpec {
+    /// Three servers with the full resolver and 1 GiB of storage each.
+    pub fn new(dir: impl Into<PathBuf>, name: impl Into<String>, trust: Trust) -> Self {
+        Self {
+            dir: dir.into(),
+            name: name.into(),
+            trust,
+            resolver: ResolverKind::Full,
+            nodes: 3,
+            jetstream_max_file: 1 << 30,
+        }
+    }
+}
+
+/// A running cluster; dropping it kills the servers.
+#[derive(Debug)]
+pub struct Cluster {
+    binary: PathBuf,
+    resolver: ResolverKind,
+    servers: Vec<Server>,
+}
+
+/// One server of a cluster, running or stopped.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    dir: PathBuf,
+    client: Port,
+    route: Port,
+    process: Option<Process>,
+}
+
+/// Which ports a server had, so that it has them again.
+#[derive(Default, Deserialize, Serialize)]
+struct PortNumbers {
+    client: Option<u16>,
+    route: Option<u16>,
+}
+
+/// What we read of the line with which a server greets.
+#[derive(Deserialize)]
+struct Info {
+    server_name: String,
+    #[serde(default)]
+    connect_urls: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts all servers and waits until each listens and has found the others. `JetStream` may
+    /// still be electing its leader then.
+    pub async fn start(spec: ClusterSpec) -> Result<Self> {
+        let binary = tools::nats_server()?;
+        let dir = std::path::absolute(&spec.dir).map_err(|error| io_error("find", &spec.dir, error))?;
+        let mut servers = Vec::with_capacity(spec.nodes);
+        for number in 1..=spec.nodes {
+            servers.push(Server::prepare(&dir, number)?);
+        }
+        let mut cluster = Self { binary, resolver: spec.resolver, servers };
+        cluster.configure(&spec.name, spec.jetstream_max_file)?;
+        cluster.set_trust(&spec.trust)?;
+        for server in &mut cluster.servers {
+            server.spawn(&cluster.binary)?;
+        }
+        for index in 0..cluster.servers.len() {
+            cluster.ready(index).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// All servers, running or not.
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// Where clients connect: one URL for each server.
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(Server::url).collect()
+    }
+
+    /// Stops one server and waits for its end.
+    pub async fn stop_server(&mut self, index: usize, how: Stop) -> Result<()> {
+        self.server(index)?.stop(how).await
+    }
+
+    /// Starts a stopped server on its old ports and waits until it has found all that run. A server
+    /// that a signal has paused counts as running and cannot be found: continue it before.
+    pub async fn start_server(&mut self, index: usize) -> Result<()> {
+        let binary = self.binary.clone();
+        let server = self.server(index)?;
+        if !server.is_running()? {
+            server.spawn(&binary)?;
+        }
+        self.ready(index).await
+    }
+
+    /// The indexes of the servers that ended though nobody stopped them.
+    pub fn fallen(&mut self) -> Result<Vec<usize>> {
+        let mut fallen = Vec::new();
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            if server.process.is_some() && !server.is_running()? {
+                fallen.push(index);
+            }
+        }
+        Ok(fallen)
+    }
+
+    /// Sends a signal, such as STOP and CONT, to one server.
+    pub fn signal_server(&mut self, index: usize, signal: Signal) -> Result<()> {
+        match &mut self.server(index)?.process {
+            Some(process) => process.signal(signal),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes whom the servers believe. Each server takes it up at its next start.
+    pub fn set_trust(&self, trust: &Trust) -> Result<()> {
+        for server in &self.servers {
+            let section = operator_section(trust, &self.resolver, &server.dir.join("jwt"));
+            write_private(&server.dir.join("operator.conf"), &section)?;
+        }
+        Ok(())
+    }
+
+    /// Stops all servers and waits for their end.
+    pub async fn stop(mut self) -> Result<()> {
+        let stops = self.servers.iter_mut().map(|server| server.stop(Stop::Graceful));
+        futures::future::try_join_all(stops).await.map(|_| ())
+    }
+
+    fn server(&mut self, index: usize) -> Result<&mut Server> {
+        self.servers.get_mut(index).ok_or_else(|| Error::internal(format!("the cluster has no server {index}")))
+    }
+
+    /// Writes the servers' configuration, with a new password for their routes.
+    fn configure(&self, name: &str, jetstream_max_file: u64) -> Result<()> {
+        let password = random_hex::<16>();
+        let peers: Vec<u16> = self.servers.iter().map(|server| server.route.number()).collect();
+        for server in &self.servers {
+            let config = node_config(&NodeConfig {
+                name: server.name.clone(),
+                port: server.client.number(),
+                store_dir: server.dir.join("jetstream").to_string_lossy().into_owned(),
+                jetstream_max_file,
+                operator_file: "operator.conf".to_owned(),
+                cluster: (peers.len() > 1).then(|| ClusterConfig {
+                    name: name.to_owned(),
+                    port: server.route.number(),
+                    peers: peers.clone(),
+                    password: password.clone(),
+                }),
+            });
+            write_private(&server.config(), &config)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a server greets and names every other running server, which it does once the
+    /// routes are formed.
+    async fn ready(&mut self, index: usize) -> Result<()> {
+        let mut expected = 0;
+        for server in &mut self.servers {
+            expected += usize::from(server.is_running()?);
+        }
+        let server = self.server(index)?;
+        let deadline = Deadline::new(START);
+        loop {
+            if let Some(process) = &mut server.process {
+                process.expect_running()?;
+            }
+            let info = tokio::time::timeout(Duration::from_secs(2), greeting(server.client.number())).await;
+            if let Ok(Some(info)) = info {
+                if info.server_name != server.name {
+                    return Err(Error::unavailable(
+                        "dev-port-taken",
+                        format!("another server, {}, answers at the port of {}", info.server_name, server.name),
+                    ));
+                }
+                if expected == 1 || info.connect_urls.len() >= expected {
+                    return Ok(());
+                }
+            }
+            deadline.pause(&format!("{} listens and has its routes", server.name)).await?;
+        }
+    }
+}
+
+impl Server {
+    /// Its name, as it calls itself in the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.client.number())
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("nats-server.conf")
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("nats-server.log")
+    }
+
+    /// The directory of its resolver's JWTs.
+    pub fn resolver_dir(&self) -> PathBuf {
+        self.dir.join("jwt")
+    }
+
+    /// Its process id, unless it was stopped.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    fn prepare(cluster: &Path, number: usize) -> Result<Self> {
+        let name = format!("n{number}");
+        let dir = cluster.join(&name);
+        fs::create_dir_all(&dir).map_err(|error| io_error("create", &dir, error))?;
+        let file = dir.join("ports.json");
+        let before: PortNumbers =
+            fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let (client, route) = (Port::claim(before.client)?, Port::claim(before.route)?);
+        let now = PortNumbers { client: Some(client.number()), route: Some(route.number()) };
+        write_private(&file, &serde_json::json!(now).to_string())?;
+        Ok(Self { name, dir, client, route, process: None })
+    }
+
+    fn spawn(&mut self, binary: &Path) -> Result<()> {
+        let mut command = Command::new(binary);
+        command.arg("--config").arg(self.config()).current_dir(&self.dir);
+        self.process = Some(Process::spawn(&self.name, command, &self.log(), Signal::KILL)?);
+        Ok(())
+    }
+
+    fn is_running(&mut self) -> Result<bool> {
+        Ok(match &mut self.process {
+            Some(process) => process.exited()?.is_none(),
+            None => false,
+        })
+    }
+
+    async fn stop(&mut self, how: Stop) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            let signal = match how {
+                Stop::Graceful => Signal::TERM,
+                Stop::Kill => Signal::KILL,
+            };
+            process.stop(signal, STOP).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The first line a server says, if one listens and says it.
+async fn greeting(port: u16) -> Option<Info> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await.ok()?;
+    serde_json::from_str(line.strip_prefix("INFO ")?).ok()
+}
