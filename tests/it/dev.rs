@@ -20,7 +20,7 @@ use nats_authority::{
         nats::{Cluster, ClusterSpec, Server, Stop, Trust},
         place,
         postgres::{Durability, Postgres},
-        process::is_running,
+        process::{self, Signal, is_running},
     },
     entropy::SystemEntropy,
     jwt::envelope::HEADER,
@@ -131,6 +131,15 @@ async fn three_servers_form_a_cluster_and_one_may_die_and_return() {
     assert_eq!(answering(&client, 2).await, names(&["n1", "n3"]));
     cluster.start_server(1).await.unwrap();
     assert_eq!(cluster.urls(), urls);
+    assert_eq!(answering(&client, 3).await, names(&["n1", "n2", "n3"]));
+
+    // Somebody else kills one: it is noticed, and started like one that was stopped.
+    process::send(cluster.servers()[2].pid().unwrap(), Signal::KILL).unwrap();
+    while cluster.fallen().unwrap() != [2] {
+        tokio::task::yield_now().await;
+    }
+    cluster.start_server(2).await.unwrap();
+    assert!(cluster.fallen().unwrap().is_empty());
     assert_eq!(answering(&client, 3).await, names(&["n1", "n2", "n3"]));
 
     let pids: Vec<u32> = cluster.servers().iter().filter_map(Server::pid).collect();
