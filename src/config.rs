@@ -1,1 +1,293 @@
-//! Not yet written.
+//! Configuration: a TOML file, then environment variables (`NATS_AUTHORITY__HTTP__LISTEN`), then
+//! flags; the later wins. What is read ([`Raw`]) and what is usable ([`Config`]) are different types:
+//! a `Config` has been checked. Unknown keys are refused.
+//!
+//! Secrets come as paths of files, so that they stand in no environment variable and can be replaced
+//! under a running process.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::{
+    authority::Settings,
+    error::{Error, Result},
+    model::{NameRules, size::parse_duration},
+};
+
+/// The configuration as it is written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Raw {
+    /// The operator's bundle, adopted when the database has no operator.
+    pub bundle: Option<PathBuf>,
+    /// Plans and roles; built-in ones when absent.
+    pub policies: Option<PathBuf>,
+    /// The plan of organizations that name none.
+    pub default_plan: Option<String>,
+    /// HTTP.
+    pub http: RawHttp,
+    /// Postgres.
+    pub database: RawDatabase,
+    /// nats-servers.
+    pub nats: RawNats,
+    /// Sealing keys.
+    pub sealing: RawSealing,
+    /// JetStream.
+    pub jetstream: RawJetStream,
+    /// Names.
+    pub names: RawNames,
+    /// Logs.
+    pub log: RawLog,
+}
+
+/// HTTP.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHttp {
+    /// Address and port of the API; port 0 takes a free one.
+    pub listen: Option<String>,
+    /// Address and port of `/metrics`; absent: no metrics.
+    pub metrics_listen: Option<String>,
+    /// File that gets the API's URL once it listens.
+    pub url_file: Option<PathBuf>,
+    /// Certificate chain, PEM. With `tls_key`: HTTPS.
+    pub tls_certificate: Option<PathBuf>,
+    /// Private key, PEM.
+    pub tls_key: Option<PathBuf>,
+}
+
+/// Postgres.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDatabase {
+    /// File that holds the `postgres://` URL.
+    pub url_file: Option<PathBuf>,
+    /// Most connections.
+    pub max_connections: Option<u32>,
+}
+
+/// nats-servers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawNats {
+    /// URLs of servers; one is enough to find the others.
+    pub urls: Vec<String>,
+    /// Certificate authorities to trust, PEM; the system's when absent.
+    pub tls_ca: Option<PathBuf>,
+    /// How long a server may take to answer a push, such as `2s`.
+    pub answer_timeout: Option<String>,
+}
+
+/// Sealing keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSealing {
+    /// Files of 64 hexadecimal characters; the first seals, any opens.
+    pub key_files: Vec<PathBuf>,
+}
+
+/// JetStream.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawJetStream {
+    /// How much may be promised, as a multiple of what the cluster has; 1.0 when absent.
+    pub overcommit: Option<f64>,
+    /// Replicas of streams and buckets, 1 to 5; when absent 3 where three servers have JetStream, else 1.
+    pub replicas: Option<usize>,
+}
+
+/// Names.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawNames {
+    /// Slugs that no organization may have.
+    pub reserved: Option<Vec<String>>,
+    /// Beginnings of slugs that no organization may have.
+    pub reserved_prefixes: Option<Vec<String>>,
+    /// Environment types.
+    pub env_types: Option<Vec<String>>,
+}
+
+/// Logs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// Filter such as `info` or `nats_authority=debug`.
+    pub filter: Option<String>,
+    /// `json` or `text`.
+    pub format: Option<String>,
+}
+
+/// The configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The operator's bundle.
+    pub bundle: Option<PathBuf>,
+    /// Plans and roles.
+    pub policies: Option<PathBuf>,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Where metrics are.
+    pub metrics_listen: Option<SocketAddr>,
+    /// File that gets the API's URL.
+    pub url_file: Option<PathBuf>,
+    /// Certificate chain and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Postgres.
+    pub database_url: SecretString,
+    /// Most connections to Postgres.
+    pub max_connections: u32,
+    /// nats-servers.
+    pub nats_urls: Vec<String>,
+    /// Certificate authorities of nats-servers.
+    pub nats_tls_ca: Option<PathBuf>,
+    /// How long a server may take to answer.
+    pub answer_timeout: Duration,
+    /// Files of sealing keys.
+    pub sealing_key_files: Vec<PathBuf>,
+    /// Replicas of streams.
+    pub replicas: Option<usize>,
+    /// What the deployer decides.
+    pub settings: Settings,
+}
+
+/// The prefix of environment variables; `__` separates levels.
+pub const ENV_PREFIX: &str = "NATS_AUTHORITY";
+
+impl Raw {
+    /// Reads the file, if one is named, and the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self> {
+        let mut builder = config::Config::builder();
+        if let Some(file) = file {
+            builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
+        }
+        builder
+            .add_source(
+                config::Environment::with_prefix(ENV_PREFIX)
+                    .prefix_separator("__")
+                    .separator("__")
+                    .try_parsing(true)
+                    .list_separator(",")
+                    .with_list_parse_key("nats.urls")
+                    .with_list_parse_key("sealing.key_files"),
+            )
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(|error| invalid(&error.to_string()))
+    }
+
+    /// Checks the configuration; relative paths are taken from `base`, the file's folder.
+    pub fn check(self, base: &Path) -> Result<Config> {
+        let path = |path: PathBuf| base.join(path);
+        let url_file = self.database.url_file.map(path).ok_or_else(|| {
+            invalid("database.url_file is missing: name a file that holds the postgres:// URL")
+        })?;
+        let tls = match (self.http.tls_certificate, self.http.tls_key) {
+            (Some(certificate), Some(key)) => Some((path(certificate), path(key))),
+            (None, None) => None,
+            _ => return Err(invalid("http.tls_certificate and http.tls_key go together")),
+        };
+        if self.nats.urls.is_empty() {
+            return Err(invalid("nats.urls is missing: name at least one server, such as nats://127.0.0.1:4222"));
+        }
+        let overcommit = self.jetstream.overcommit.unwrap_or(1.0);
+        if !(overcommit > 0.0 && overcommit <= 1000.0) {
+            return Err(invalid("jetstream.overcommit has to be above 0 and at most 1000"));
+        }
+        if self.jetstream.replicas.is_some_and(|replicas| !(1..=5).contains(&replicas)) {
+            return Err(invalid("jetstream.replicas has to be 1 to 5"));
+        }
+        let answer_timeout = match self.nats.answer_timeout {
+            None => Duration::from_secs(2),
+            Some(text) => Duration::from_secs(parse_duration("nats.answer_timeout", &text)?.unsigned_abs()),
+        };
+        Ok(Config {
+            bundle: self.bundle.map(path),
+            policies: self.policies.map(path),
+            listen: address("http.listen", self.http.listen.as_deref().unwrap_or("127.0.0.1:8080"))?,
+            metrics_listen: self.http.metrics_listen.map(|text| address("http.metrics_listen", &text)).transpose()?,
+            url_file: self.http.url_file.map(path),
+            tls,
+            database_url: SecretString::from(read_secret(&url_file)?),
+            max_connections: self.database.max_connections.unwrap_or(16).max(2),
+            nats_urls: self.nats.urls,
+            nats_tls_ca: self.nats.tls_ca.map(path),
+            answer_timeout,
+            sealing_key_files: self.sealing.key_files.into_iter().map(path).collect(),
+            replicas: self.jetstream.replicas,
+            settings: Settings {
+                names: names(self.names)?,
+                default_plan: self.default_plan.unwrap_or_else(|| "s".to_owned()),
+                overcommit,
+            },
+        })
+    }
+}
+
+/// Reads a file that holds one secret.
+pub fn read_secret(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).map_err(|error| invalid(&format!("{} cannot be read: {error}", path.display())))?;
+    Ok(text.trim().to_owned())
+}
+
+fn names(raw: RawNames) -> Result<NameRules> {
+    let default = NameRules::default();
+    let env_types = match raw.env_types {
+        None => default.env_types().to_vec(),
+        Some(texts) => texts
+            .iter()
+            .map(|text| text.parse().map_err(|error: Error| invalid(&format!("names.env_types: '{text}': {error}"))))
+            .collect::<Result<_>>()?,
+    };
+    let (reserved, prefixes) = default.reserved();
+    Ok(NameRules::new(
+        raw.reserved.unwrap_or_else(|| reserved.to_vec()),
+        raw.reserved_prefixes.unwrap_or_else(|| prefixes.to_vec()),
+        env_types,
+    ))
+}
+
+fn address(key: &str, text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| invalid(&format!("{key}: '{text}' is no address and port such as 127.0.0.1:8080")))
+}
+
+fn invalid(why: &str) -> Error {
+    Error::invalid("invalid-configuration", format!("configuration: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("authority.toml");
+        std::fs::write(dir.path().join("db"), "postgres://u@127.0.0.1/x\n").unwrap();
+        std::fs::write(&file, text).unwrap();
+        Raw::load(Some(&file))?.check(dir.path())
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let good = "nats.urls = ['nats://127.0.0.1:4222']\ndatabase.url_file = 'db'\n";
+        load(good).unwrap();
+        for (text, word) in [
+            ("x = 1", "x"),
+            ("[http]\nlisten_on = 'a'", "listen_on"),
+            ("[http]\nlisten = 'nowhere'", "http.listen"),
+            ("[http]\ntls_key = 'k'", "go together"),
+            ("[jetstream]\novercommit = 0", "overcommit"),
+            ("[names]\nenv_types = ['a-b']", "a-b"),
+        ] {
+            let error = load(&format!("{good}{text}")).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        assert!(load("").unwrap_err().to_string().contains("database.url_file"));
+    }
+}

@@ -203,15 +203,20 @@ impl Bundle {
         let fits = operator.claims.nats.signing_keys.contains(&self.operator_signing_key.public_key)
             && system.claims.issuer == self.operator_signing_key.public_key.any()
             && operator.claims.nats.system_account.map(PublicKey::any) == Some(system.claims.subject);
-        let system_account = system.claims.subject.typed().map_err(|error| unreadable(&error.to_string()))?;
         if !fits {
             return Err(unreadable("its operator, signing key and system account do not belong together"));
         }
         Ok(Trust {
             operator_jwt: self.operator_jwt.clone(),
-            system_account,
+            system_account: self.system_account()?.to_string(),
             system_account_jwt: self.system_account_jwt.clone(),
         })
+    }
+
+    /// The system account.
+    pub fn system_account(&self) -> Result<PublicKey<Account>> {
+        let (_, system) = self.decode()?;
+        system.claims.subject.typed().map_err(|error| unreadable(&error.to_string()))
     }
 
     /// Checks that the signing keys can be opened with the configured sealing keys.
@@ -231,7 +236,7 @@ impl Bundle {
         }
         self.check_keys(signer)?;
         let now = clock.now();
-        let system_account = self.trust()?.system_account;
+        let system_account = self.system_account()?;
         let mut tx = store.begin().await?;
         let row = OperatorRow {
             public_key,

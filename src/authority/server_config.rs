@@ -1,43 +1,119 @@
-//! The operator and resolver part of a nats-server configuration: pure text.
+//! What nats-server reads: pure functions from facts to configuration text.
+//!
+//! The operator's part stands in a file of its own, `operator.conf`, which a server's configuration
+//! includes: it is the part that belongs to the authority, and the same for every server.
 
-use crate::nkey::{Account, PublicKey};
+use std::{fmt::Write, path::Path};
 
-/// What every server has to trust.
-#[derive(Clone, Debug)]
+/// Whom the servers believe.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
-    /// The operator JWT.
+    /// The operator's JWT. Any change of it reaches a server only by a restart.
     pub operator_jwt: String,
-    /// The system account.
-    pub system_account: PublicKey<Account>,
-    /// The system account's JWT, preloaded so that servers can start without us.
+    /// The public key of the system account.
+    pub system_account: String,
+    /// The JWT of the system account, which a server needs before it can look up any other.
     pub system_account_jwt: String,
 }
 
-/// The part that is the same on every server; `store_dir` is where it keeps account JWTs.
-///
-/// `interval` is how often servers compare their stores with each other; `allow_delete` is needed to
-/// remove accounts (source: nats-server's account resolver options).
-pub fn operator_section(trust: &Trust, store_dir: &str) -> String {
+/// Where the servers get the accounts' JWTs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResolverKind {
+    /// Every server stores every account and syncs with the others.
+    Full,
+    /// Servers keep what they looked up at full ones.
+    Cache,
+    /// Servers ask this URL, which ends in a slash.
+    Url(String),
+}
+
+/// The cluster that a server joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The name that all its servers share.
+    pub name: String,
+    /// Where the other servers reach this one.
+    pub port: u16,
+    /// The route ports of all servers.
+    pub peers: Vec<u16>,
+    /// The password that servers show each other: other users of the machine are not to join.
+    pub password: String,
+}
+
+/// One server on 127.0.0.1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The server's name.
+    pub name: String,
+    /// Where clients connect.
+    pub port: u16,
+    /// Where JetStream stores.
+    pub store_dir: String,
+    /// How much JetStream may store, bytes.
+    pub jetstream_max_file: u64,
+    /// The operator's part, relative to the configuration file.
+    pub operator_file: String,
+    /// Nothing for a server on its own.
+    pub cluster: Option<ClusterConfig>,
+}
+
+/// The operator and resolver part, the same for every server. `resolver_dir` is where a server
+/// stores the JWTs; when relative, to the server's working directory.
+pub fn operator_section(trust: &Trust, resolver: &ResolverKind, resolver_dir: &Path) -> String {
+    let dir = quoted(&resolver_dir.to_string_lossy());
+    let resolver = match resolver {
+        ResolverKind::Full => format!(
+            "resolver {{\n  type: full\n  dir: {dir}\n  # Deleting an organization needs it; only a request that the operator signed deletes.\n  \
+             allow_delete: true\n  interval: \"2m\"\n  timeout: \"1.9s\"\n}}"
+        ),
+        ResolverKind::Cache => {
+            format!("resolver {{\n  type: cache\n  dir: {dir}\n  limit: 10000\n  ttl: \"2m\"\n  timeout: \"1.9s\"\n}}")
+        }
+        ResolverKind::Url(url) => format!("resolver: URL({})", quoted(url)),
+    };
     format!(
-        r#"# Written by nats-authority. The operator that signs accounts, and where servers keep them.
-# A changed operator JWT takes effect after a restart, not after a reload.
-operator: "{operator}"
-system_account: "{system}"
-resolver: {{
-  type: full
-  dir: "{store_dir}"
-  allow_delete: true
-  interval: "2m"
-  timeout: "1.9s"
-}}
-resolver_preload: {{
-  {system}: "{jwt}"
-}}
-"#,
-        operator = trust.operator_jwt,
-        system = trust.system_account,
-        jwt = trust.system_account_jwt,
+        "# Written by nats-authority: include it into the configuration of every server.\n\
+         # A change of the operator's JWT needs a restart of the server; a reload refuses it.\n\
+         operator: {}\n\
+         system_account: {}\n\
+         {resolver}\n\
+         resolver_preload {{\n  {}: {}\n}}\n",
+        quoted(&trust.operator_jwt),
+        trust.system_account,
+        trust.system_account,
+        quoted(&trust.system_account_jwt),
     )
+}
+
+/// A whole server configuration for 127.0.0.1.
+pub fn node_config(node: &NodeConfig) -> String {
+    let mut text = format!(
+        "server_name: {}\nlisten: \"127.0.0.1:{}\"\n\njetstream {{\n  store_dir: {}\n  max_file_store: {}\n}}\n",
+        quoted(&node.name),
+        node.port,
+        quoted(&node.store_dir),
+        node.jetstream_max_file,
+    );
+    if let Some(cluster) = &node.cluster {
+        let routes: Vec<String> = cluster
+            .peers
+            .iter()
+            .filter(|peer| **peer != cluster.port)
+            .map(|peer| format!("    \"nats-route://route:{}@127.0.0.1:{peer}\"\n", cluster.password))
+            .collect();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\ncluster {{\n  name: {}\n  listen: \"127.0.0.1:{}\"\n  authorization {{\n    user: route\n    password: {}\n  }}\n  \
+             routes: [\n{}  ]\n}}\n",
+            quoted(&cluster.name),
+            cluster.port,
+            quoted(&cluster.password),
+            routes.concat(),
+        );
+    }
+    let _ = write!(text, "\ninclude {}\n", quoted(&node.operator_file));
+    text
 }
 
 /// An example configuration of one server of a cluster; includes `operator.conf`.
@@ -62,4 +138,57 @@ include "./operator.conf"
 "#,
         routes.join("\n")
     )
+}
+
+/// A string as the configuration language reads it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        if matches!(c, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_section_names_the_resolver() {
+        let trust =
+            Trust { operator_jwt: "OP".into(), system_account: "ASYS".into(), system_account_jwt: "SYSJWT".into() };
+        let full = operator_section(&trust, &ResolverKind::Full, Path::new("jwt \"x\""));
+        assert!(full.contains("operator: \"OP\"\nsystem_account: ASYS\n"), "{full}");
+        assert!(full.contains("type: full\n  dir: \"jwt \\\"x\\\"\"\n"), "{full}");
+        assert!(full.contains("resolver_preload {\n  ASYS: \"SYSJWT\"\n}"), "{full}");
+        let url = operator_section(&trust, &ResolverKind::Url("http://127.0.0.1:1/".into()), Path::new("jwt"));
+        assert!(url.contains("resolver: URL(\"http://127.0.0.1:1/\")"), "{url}");
+    }
+
+    #[test]
+    fn a_node_routes_to_the_others_only() {
+        let mut node = NodeConfig {
+            name: "n1".into(),
+            port: 4222,
+            store_dir: "js".into(),
+            jetstream_max_file: 1024,
+            operator_file: "operator.conf".into(),
+            cluster: Some(ClusterConfig {
+                name: "c".into(),
+                port: 6222,
+                peers: vec![6222, 6223],
+                password: "pw".into(),
+            }),
+        };
+        let text = node_config(&node);
+        assert!(text.contains("nats-route://route:pw@127.0.0.1:6223"), "{text}");
+        assert!(!text.contains("@127.0.0.1:6222"), "{text}");
+        node.cluster = None;
+        assert!(!node_config(&node).contains("cluster"));
+    }
 }

@@ -2,9 +2,8 @@
 //! benches.
 //!
 //! What lives here starts, watches and stops processes and writes their configuration. It knows
-//! nothing of organizations or keys: it is given a [`nats_config::Trust`] and serves it. Nothing here
-//! runs in production, except the pure functions of [`nats_config`], which `init` uses to write the
-//! operator's part of a server configuration.
+//! nothing of organizations or keys: it is given a [`crate::authority::server_config::Trust`] and serves
+//! it. Nothing here runs in production.
 //!
 //! Everything that is started dies with the process that started it, however that ends: see
 //! [`process`].
@@ -17,7 +16,6 @@ use crate::{
 };
 
 pub mod nats;
-pub mod nats_config;
 pub mod place;
 pub mod ports;
 pub mod postgres;

@@ -18,16 +18,16 @@ use tokio::{
 
 use super::{
     Deadline, io_error,
-    nats_config::{ClusterConfig, NodeConfig, node_config, operator_section},
     ports::Port,
     process::{Process, Signal},
     random_hex, tools, write_private,
 };
-pub use super::{
-    nats_config::{ResolverKind, Trust},
-    process::Stop,
+pub use super::process::Stop;
+pub use crate::authority::server_config::{ResolverKind, Trust};
+use crate::{
+    authority::server_config::{ClusterConfig, NodeConfig, node_config, operator_section},
+    error::{Error, Result},
 };
-use crate::error::{Error, Result};
 
 /// How long a server may take to listen and to find the others.
 const START: Duration = Duration::from_secs(30);

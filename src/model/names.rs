@@ -196,6 +196,11 @@ impl NameRules {
         ))
     }
 
+    /// The reserved slugs and the reserved beginnings of slugs.
+    pub fn reserved(&self) -> (&[String], &[String]) {
+        (&self.reserved, &self.reserved_prefixes)
+    }
+
     /// The environment types.
     pub fn env_types(&self) -> &[EnvType] {
         &self.env_types
