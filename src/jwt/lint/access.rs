@@ -1,15 +1,12 @@
 //! Rules for what a user may do: permissions, limits, templates, and the user claims themselves.
 
 use super::{MAX_USER_TOKEN, NOT_A_SUBJECT, Problems, Rules};
-use crate::{
-    jwt::{
-        Claims, User,
-        account::ScopeTemplate,
-        limits::{TimeRange, UserLimits},
-        permissions::Permissions,
-        subject,
-    },
-    nkey::AnyPublicKey,
+use crate::jwt::{
+    Claims, User,
+    account::ScopeTemplate,
+    limits::{TimeRange, UserLimits},
+    permissions::Permissions,
+    subject,
 };
 
 impl Rules for User {
@@ -19,12 +16,8 @@ impl Rules for User {
         let user = &claims.nats;
         check_permissions(&user.permissions, Templates::Literal, "/nats", problems);
         check_limits(&user.limits, "/nats", problems);
-        // Servers look the issuer up among the signing keys as soon as an account is named.
-        if user.issuer_account.map(AnyPublicKey::from) == Some(claims.issuer) {
-            problems.add("/nats/issuer_account", "leave it out when the account's own key signs");
-        }
-        // In a user, unlike in a template, an absent number means 0, and a payload of 0 refuses
-        // every message. Only under a scoped key nothing at all is said.
+        // In a user, unlike in a template, an absent number means 0, and servers then refuse every
+        // subscription or message. Only under a scoped key nothing at all is said.
         if user.issuer_account.is_none() || !user.is_bare() {
             let UserLimits { subs, data, payload, .. } = user.limits;
             for (name, value) in [("subs", subs), ("data", data), ("payload", payload)] {
@@ -112,7 +105,7 @@ fn is_known(template: &str) -> bool {
         || tag("account-tag(")
 }
 
-/// What servers know; another one makes them refuse the user.
+/// What servers know. They pass over others, and refuse the user when nothing is left.
 const CONNECTION_TYPES: [&str; 7] =
     ["STANDARD", "WEBSOCKET", "LEAFNODE", "LEAFNODE_WS", "MQTT", "MQTT_WS", "IN_PROCESS"];
 

@@ -1,6 +1,6 @@
 //! Rules for what accounts share: imports, exports and activations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NOT_A_SUBJECT, Problems, Rules, account::check_revocations, check_info, examine};
 use crate::{
@@ -155,12 +155,14 @@ fn check_renaming(subject: &str, local: &str) -> Result<(), &'static str> {
         return Err("both subjects end in '>', or neither does");
     }
     let wildcards = subject.split('.').filter(|token| *token == "*").count();
-    let references = local.split('.').filter_map(reference);
-    if references.clone().any(|number| number > wildcards) {
+    let references: Vec<_> = local.split('.').filter_map(reference).collect();
+    if references.iter().any(|number| !(1..=wildcards).contains(number)) {
         return Err("refers to a wildcard that the subject does not have");
     }
-    if references.count() + local.split('.').filter(|token| *token == "*").count() != wildcards {
-        return Err("must name each wildcard of the subject, as '*' or as $1, $2 and so on");
+    let distinct: BTreeSet<_> = references.iter().collect();
+    let kept = local.split('.').filter(|token| *token == "*").count();
+    if distinct.len() != references.len() || distinct.len() + kept != wildcards {
+        return Err("must name each wildcard of the subject once, as '*' or as $1, $2 and so on");
     }
     Ok(())
 }
