@@ -1,1 +1,118 @@
-//! Not yet written.
+//! Plans and roles: files into limits and permissions.
+//!
+//! Here lives what the files mean and what they may say, and how permissions decide. Not here: which
+//! organization has which plan, who may issue which role, and anything that reads the database.
+//!
+//! A file says what it means in people's terms; what is wrong in it is refused at start, in one line
+//! with the file, the line, the field and the reason.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use crate::error::{Error, Result};
+
+pub mod explain;
+pub mod limits_override;
+pub mod plan;
+pub mod role;
+mod source;
+pub mod territory;
+
+pub use explain::{Direction, Verdict, explain};
+pub use limits_override::{LimitsOverride, TierOverride};
+pub use plan::{EnvironmentSettings, Plan, Promise, promise_of};
+pub use role::{Reach, Role};
+pub use source::Amount;
+pub use territory::{Outside, strictness_problems};
+
+/// The plans and roles in force, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policies {
+    /// Plans.
+    pub plans: BTreeMap<String, Plan>,
+    /// Roles.
+    pub roles: BTreeMap<String, Role>,
+}
+
+macro_rules! builtin {
+    ($folder:literal: $($name:literal),+) => {
+        [$(($name, include_str!(concat!("../../policies/", $folder, "/", $name, ".toml")))),+]
+    };
+}
+
+const PLANS: [(&str, &str); 5] = builtin!("plans": "s", "m", "l", "xl", "flexi");
+const ROLES: [(&str, &str); 5] = builtin!("roles": "publisher", "consumer", "projector", "viewer", "env-admin");
+
+impl Policies {
+    /// The plans and roles that come with the program, for when no folder is configured.
+    pub fn builtin() -> Result<Self> {
+        let files = |files: [(&str, &str); 5]| files.map(|(stem, text)| (stem.to_owned(), text.to_owned()));
+        Self::parse("builtin", files(PLANS), files(ROLES))
+    }
+
+    /// Reads `dir/plans/*.toml` and `dir/roles/*.toml`. They replace the built-in ones: what is in force
+    /// is what is in the folder.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Self::parse(&dir.display().to_string(), read(&dir.join("plans"))?, read(&dir.join("roles"))?)
+    }
+
+    /// The plan of this name.
+    pub fn plan(&self, name: &str) -> Result<&Plan> {
+        self.plans.get(name).ok_or_else(|| unknown("unknown-plan", "/plan", "plan", name, self.plans.keys()))
+    }
+
+    /// The role of this name.
+    pub fn role(&self, name: &str) -> Result<&Role> {
+        self.roles.get(name).ok_or_else(|| unknown("unknown-role", "/role", "role", name, self.roles.keys()))
+    }
+
+    fn parse(
+        dir: &str,
+        plans: impl IntoIterator<Item = (String, String)>,
+        roles: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let mut policies = Self { plans: BTreeMap::new(), roles: BTreeMap::new() };
+        for (stem, text) in plans {
+            let plan = Plan::parse(&format!("{dir}/plans/{stem}.toml"), &stem, &text)?;
+            policies.plans.insert(stem, plan);
+        }
+        for (stem, text) in roles {
+            let role = Role::parse(&format!("{dir}/roles/{stem}.toml"), &stem, &text)?;
+            policies.roles.insert(stem, role);
+        }
+        Ok(policies)
+    }
+}
+
+fn unknown<'a>(
+    code: &'static str,
+    pointer: &str,
+    kind: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a String>,
+) -> Error {
+    let known: Vec<_> = known.map(String::as_str).collect();
+    Error::field(code, pointer, format!("there is no {kind} '{name}'; known: {}", known.join(", ")))
+}
+
+/// The `.toml` files of a folder by stem, sorted, so that the first error is always the same one.
+fn read(dir: &Path) -> Result<BTreeMap<String, String>> {
+    let unreadable = |path: &Path, why: &dyn std::fmt::Display| {
+        Error::invalid("invalid-policy", format!("{}: {why}", path.display()))
+    };
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).map_err(|error| unreadable(dir, &error))? {
+        let path = entry.map_err(|error| unreadable(dir, &error))?.path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            return Err(unreadable(&path, &"the file's name is no UTF-8"));
+        };
+        let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
+        files.insert(stem.to_owned(), text);
+    }
+    if files.is_empty() {
+        return Err(unreadable(dir, &"holds no .toml file"));
+    }
+    Ok(files)
+}
