@@ -185,9 +185,11 @@ impl Raw {
     /// Checks the configuration; relative paths are taken from `base`, the file's folder.
     pub fn check(self, base: &Path) -> Result<Config> {
         let path = |path: PathBuf| base.join(path);
-        let url_file = self.database.url_file.map(path).ok_or_else(|| {
-            invalid("database.url_file is missing: name a file that holds the postgres:// URL")
-        })?;
+        let url_file = self
+            .database
+            .url_file
+            .map(path)
+            .ok_or_else(|| invalid("database.url_file is missing: name a file that holds the postgres:// URL"))?;
         let tls = match (self.http.tls_certificate, self.http.tls_key) {
             (Some(certificate), Some(key)) => Some((path(certificate), path(key))),
             (None, None) => None,
@@ -232,7 +234,8 @@ impl Raw {
 
 /// Reads a file that holds one secret.
 pub fn read_secret(path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).map_err(|error| invalid(&format!("{} cannot be read: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| invalid(&format!("{} cannot be read: {error}", path.display())))?;
     Ok(text.trim().to_owned())
 }
 

@@ -10,10 +10,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{
-    compose::content_hash,
-    server_config::Trust,
-};
+use super::{compose::content_hash, server_config::Trust};
 use crate::{
     clock::Clock,
     entropy::Entropy,
@@ -202,7 +199,7 @@ impl Bundle {
         let (operator, system) = self.decode()?;
         let fits = operator.claims.nats.signing_keys.contains(&self.operator_signing_key.public_key)
             && system.claims.issuer == self.operator_signing_key.public_key.any()
-            && operator.claims.nats.system_account.map(PublicKey::any) == Some(system.claims.subject);
+            && operator.claims.nats.system_account.map(|key| key.any()) == Some(system.claims.subject);
         if !fits {
             return Err(unreadable("its operator, signing key and system account do not belong together"));
         }
@@ -227,7 +224,13 @@ impl Bundle {
 
     /// Adopts the operator into an empty database; with the same operator there, does nothing; with
     /// another one, refuses.
-    pub async fn adopt(&self, store: &Store, signer: &Arc<Signer>, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<bool> {
+    pub async fn adopt(
+        &self,
+        store: &Store,
+        signer: &Arc<Signer>,
+        clock: &dyn Clock,
+        entropy: &dyn Entropy,
+    ) -> Result<bool> {
         let (operator, system) = self.decode()?;
         let public_key: PublicKey<Operator> =
             operator.claims.subject.typed().map_err(|error| unreadable(&error.to_string()))?;
@@ -272,8 +275,12 @@ impl Bundle {
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or_else(|| unreadable("the admin token's hash is no SHA-256"))?;
-        let token =
-            tokens::NewToken { id: new_id(clock, entropy), name: "admin".to_owned(), sha256, role: "sovereign-admin".to_owned() };
+        let token = tokens::NewToken {
+            id: new_id(clock, entropy),
+            name: "admin".to_owned(),
+            sha256,
+            role: "sovereign-admin".to_owned(),
+        };
         tokens::insert(&mut tx, &token, now).await?;
         tx.commit().await?;
         Ok(true)

@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    jwt::{self, account::{SigningKeys, UserScope}, limits::AccountLimits},
+    jwt::{
+        self,
+        account::{SigningKeys, UserScope},
+        limits::AccountLimits,
+    },
     nkey::{Account, PublicKey, User},
 };
 
@@ -88,8 +92,12 @@ mod tests {
             shape: Shape::Open,
             limits: AccountLimits { conn: 10, ..AccountLimits::unlimited() },
             plain_keys: (0..plain).map(|_| account_key()).collect(),
-            scoped_keys: (0..scoped).map(|n| (account_key(), UserScope { role: format!("r{n}"), ..UserScope::default() })).collect(),
-            revocations: (0..revoked).map(|n| (KeyPair::<User>::generate(&entropy).public(), i64::try_from(n).unwrap())).collect(),
+            scoped_keys: (0..scoped)
+                .map(|n| (account_key(), UserScope { role: format!("r{n}"), ..UserScope::default() }))
+                .collect(),
+            revocations: (0..revoked)
+                .map(|n| (KeyPair::<User>::generate(&entropy).public(), i64::try_from(n).unwrap()))
+                .collect(),
         }
     }
 

@@ -34,7 +34,9 @@ pub fn view(generation: i64, standing: &Standing, has: &[AccountServer]) -> Reso
             }
         })
         .collect();
-    let has_it = |s: &ServerView| s.stored >= generation && s.effective.is_none_or(|runs| runs >= generation) && s.error.is_none();
+    let has_it = |s: &ServerView| {
+        s.stored >= generation && s.effective.is_none_or(|runs| runs >= generation) && s.error.is_none()
+    };
     let live = servers.iter().filter(|s| s.live).count();
     let live_with_it = servers.iter().filter(|s| s.live && has_it(s)).count();
     let state = if live == 0 {
@@ -79,7 +81,14 @@ mod tests {
                 },
                 trusts_us: Some(true),
             });
-            has.push(AccountServer { account, server: name, server_id: "N".to_owned(), stored: *stored, effective: *effective, error: None });
+            has.push(AccountServer {
+                account,
+                server: name,
+                server_id: "N".to_owned(),
+                stored: *stored,
+                effective: *effective,
+                error: None,
+            });
         }
         view(3, &standing, &has).state
     }

@@ -8,7 +8,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{
-    Actor, Authority, environments::no_environment, organizations::check_reason, proof,
+    Actor, Authority,
+    environments::no_environment,
+    organizations::check_reason,
+    proof,
     requests::{CanI, NewCredential as Request, Reason, Verdict},
 };
 use crate::{
@@ -18,10 +21,10 @@ use crate::{
         Credential, CredentialState, EnvType, Environment, ItemName, OrgSlug,
         credential::Options,
         names::inbox_prefix,
-        size::{format_duration, parse_duration},
+        size::parse_duration,
         view::{CredentialView, PermissionView, PermissionsView},
     },
-    nkey::{PublicKey, Seed, User},
+    nkey::{KeyPair, PublicKey, Seed, User},
     policy::{Direction, Role, explain},
     signer::lint,
     store::{Recorded, audit, credentials, credentials::Filter, keys::IssuingContext, organizations, page::Page},
@@ -64,14 +67,26 @@ impl Authority {
     }
 
     /// Issues 1 to [`MAX_BATCH`] credentials, all or none; an error's pointers name the item.
-    pub async fn issue_batch(&self, actor: &Actor, org: &OrgSlug, env_type: &EnvType, items: Vec<Request>) -> Result<Vec<Issued>> {
+    pub async fn issue_batch(
+        &self,
+        actor: &Actor,
+        org: &OrgSlug,
+        env_type: &EnvType,
+        items: Vec<Request>,
+    ) -> Result<Vec<Issued>> {
         if !(1..=MAX_BATCH).contains(&items.len()) {
             return Err(Error::field("invalid-batch", "/items", format!("a batch has 1 to {MAX_BATCH} items")));
         }
         self.issue_all(actor, org, env_type, items).await
     }
 
-    async fn issue_all(&self, actor: &Actor, org: &OrgSlug, env_type: &EnvType, requests: Vec<Request>) -> Result<Vec<Issued>> {
+    async fn issue_all(
+        &self,
+        actor: &Actor,
+        org: &OrgSlug,
+        env_type: &EnvType,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Issued>> {
         self.settings.names.check_env_type(env_type)?;
         let environment = Environment::new(org.clone(), env_type.clone());
         let single = requests.len() == 1;
@@ -83,7 +98,11 @@ impl Authority {
             if let UserKey::Theirs(key) = &request.key
                 && !keys.insert(*key)
             {
-                return Err(under(Error::field("public-key-in-use", "/publicKey", "this public key stands twice in the batch")));
+                return Err(under(Error::field(
+                    "public-key-in-use",
+                    "/publicKey",
+                    "this public key stands twice in the batch",
+                )));
             }
             parsed.push(request);
         }
@@ -107,32 +126,18 @@ impl Authority {
     /// Everything that can be refused without the ledger.
     fn parse(&self, environment: &Environment, request: Request) -> Result<Parsed> {
         let name: ItemName = request.name.parse()?;
-        let policies = self.policies();
-        let role = policies.roles.get(&request.role).ok_or_else(|| unknown_role(&policies, "/role", &request.role))?.clone();
-        if !role.allows_env_type(&environment.env_type) {
-            return Err(Error::field(
-                "role-not-allowed",
-                "/role",
-                format!("the role '{}' is not for {} environments", role.name, environment.env_type),
-            ));
-        }
-        let ttl = match &request.ttl {
-            None => role.default_ttl,
-            Some(text) => parse_duration("/ttl", text)?,
-        };
-        if ttl > role.max_ttl {
-            return Err(Error::field(
-                "ttl-too-long",
-                "/ttl",
-                format!("the role '{}' allows at most {}", role.name, format_duration(role.max_ttl)),
-            ));
-        }
+        let role = self.policies().role(&request.role)?.clone();
+        role.check_env_type(&environment.env_type)?;
+        let ttl = role.ttl(request.ttl.as_deref().map(|text| parse_duration("/ttl", text)).transpose()?)?;
         let key = match (&request.public_key, &request.proof) {
             (None, None) => UserKey::Ours(Seed::generate(self.entropy.as_ref())),
-            (None, Some(_)) => return Err(Error::field("proof-without-key", "/proof", "a proof goes with a publicKey")),
+            (None, Some(_)) => {
+                return Err(Error::field("proof-without-key", "/proof", "a proof goes with a publicKey"));
+            }
             (Some(key), proof) => {
-                let key: PublicKey<User> =
-                    key.parse().map_err(|error| Error::field("invalid-public-key", "/publicKey", format!("{error}")))?;
+                let key: PublicKey<User> = key
+                    .parse()
+                    .map_err(|error| Error::field("invalid-public-key", "/publicKey", format!("{error}")))?;
                 let proof = proof.as_deref().ok_or_else(|| {
                     Error::field("proof-missing", "/proof", "a publicKey needs the proof that you hold its private key")
                 })?;
@@ -140,9 +145,12 @@ impl Authority {
                 UserKey::Theirs(key)
             }
         };
-        let options =
-            Options { connection_types: request.connection_types, allowed_cidrs: request.allowed_cidrs, tags: request.tags };
-        check_options(&options)?;
+        let options = Options {
+            connection_types: request.connection_types,
+            allowed_cidrs: request.allowed_cidrs,
+            tags: request.tags,
+        };
+        check_options(&options, &role)?;
         Ok(Parsed { name, role, ttl, key, options })
     }
 
@@ -171,17 +179,19 @@ impl Authority {
         let iat = self.clock.unix().max(not_before.unwrap_or_default());
         // A user under a scoped key may carry nothing of its own, so a restricted one carries everything.
         let (issuer, mut claims) = if request.options.restricts() {
-            let limits = UserLimits {
-                src: request.options.allowed_cidrs.clone(),
-                allowed_connection_types: request.options.connection_types.clone(),
-                ..request.role.user_limits()
-            };
-            (&context.plain, jwt::User::unscoped(context.account, request.role.permissions_for(environment, user), limits))
+            let limits = restricted(&request.role.limits, &request.options);
+            (
+                &context.plain,
+                jwt::User::unscoped(context.account, request.role.permissions_for(environment, user), limits),
+            )
         } else {
             let scoped = context.scoped.as_ref().ok_or_else(|| {
                 Error::conflict(
                     "role-not-provisioned",
-                    format!("the environment was made before the role '{}' existed and has no key for it", request.role.name),
+                    format!(
+                        "the environment was made before the role '{}' existed and has no key for it",
+                        request.role.name
+                    ),
                 )
             })?;
             (scoped, jwt::User::scoped(context.account))
@@ -242,7 +252,12 @@ impl Authority {
     }
 
     /// Lists the credentials of an organization in the order of their issue.
-    pub async fn credentials(&self, org: &OrgSlug, filter: &Filter, page: &Page<Uuid>) -> Result<(Vec<CredentialView>, bool)> {
+    pub async fn credentials(
+        &self,
+        org: &OrgSlug,
+        filter: &Filter,
+        page: &Page<Uuid>,
+    ) -> Result<(Vec<CredentialView>, bool)> {
         let org = self.require_organization(org).await?;
         let (rows, more) = self.store.credentials(org.id, filter, self.now(), page).await?;
         let views = rows.iter().map(|row| self.credential_view(row)).collect::<Result<_>>()?;
@@ -251,15 +266,26 @@ impl Authority {
 
     /// Revokes a credential: its account gets an entry that closes the user's connections. Revoking
     /// twice is no change; an expired one needs no entry and is only marked.
-    pub async fn revoke(&self, actor: &Actor, id: Uuid, reason: Reason) -> Result<(CredentialView, PublicKey<crate::nkey::Account>)> {
+    pub async fn revoke(
+        &self,
+        actor: &Actor,
+        id: Uuid,
+        reason: Reason,
+    ) -> Result<(CredentialView, PublicKey<crate::nkey::Account>)> {
         check_reason(&reason)?;
         let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
         let mut tx = self.store.begin().await?;
         let org = organizations::lock(&mut tx, &row.org).await?.ok_or_else(no_credential)?;
         if credentials::revoke(&mut tx, id, self.now(), reason.reason.as_deref()).await? {
-            let event = self.event(actor, "credential.revoke", Some(&row.org), id, json!({
-                "userKey": row.user_key, "name": row.name, "reason": reason.reason,
-            }));
+            let event = self.event(
+                actor,
+                "credential.revoke",
+                Some(&row.org),
+                id,
+                json!({
+                    "userKey": row.user_key, "name": row.name, "reason": reason.reason,
+                }),
+            );
             audit::record(&mut tx, &event).await?;
             self.mint(&mut tx, &org, event.id).await?;
             tx.commit().await?;
@@ -281,20 +307,28 @@ impl Authority {
             (None, Some(subject)) => (Direction::Subscribe, "/subscribe", subject),
             _ => return Err(Error::invalid("invalid-question", "ask for exactly one of publish and subscribe")),
         };
-        let fits = if direction == Direction::Publish { jwt::subject::is_literal(subject) } else { jwt::subject::is_valid(subject) };
+        let fits = if direction == Direction::Publish {
+            jwt::subject::is_literal(subject)
+        } else {
+            jwt::subject::is_valid(subject)
+        };
         if !fits {
             return Err(Error::field("invalid-subject", pointer, format!("'{subject}' is no subject")));
         }
         let permissions = match (&request.role, request.credential) {
             (Some(role), None) => {
-                let policies = self.policies();
-                let role = policies.roles.get(role).ok_or_else(|| unknown_role(&policies, "/role", role))?;
-                role.permissions_for(&environment, PLACEHOLDER_USER)
+                // Some user: only its inbox depends on who it is.
+                let user = KeyPair::<User>::generate(self.entropy.as_ref()).public();
+                self.policies().role(role)?.permissions_for(&environment, user)
             }
             (None, Some(id)) => {
                 let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
                 if row.org != environment.org || row.env_type != environment.env_type {
-                    return Err(Error::field("wrong-environment", "/credential", "the credential is of another environment"));
+                    return Err(Error::field(
+                        "wrong-environment",
+                        "/credential",
+                        "the credential is of another environment",
+                    ));
                 }
                 if !matches!(row.state(self.now()), CredentialState::Active | CredentialState::Superseded) {
                     return Ok(Verdict { allowed: false, rule: "the credential is revoked or expired".to_owned() });
@@ -309,12 +343,19 @@ impl Authority {
 
     fn permissions_of(&self, row: &Credential) -> Permissions {
         let environment = Environment::new(row.org.clone(), row.env_type.clone());
-        self.policies().roles.get(&row.role).map(|role| role.permissions_for(&environment, row.user_key)).unwrap_or_default()
+        self.policies()
+            .roles
+            .get(&row.role)
+            .map(|role| role.permissions_for(&environment, row.user_key))
+            .unwrap_or_default()
     }
 
     fn credential_view(&self, row: &Credential) -> Result<CredentialView> {
         let permissions = self.permissions_of(row);
-        let part = |permission: jwt::permissions::Permission| PermissionView { allow: permission.allow, deny: permission.deny };
+        let part = |permission: jwt::permissions::Permission| PermissionView {
+            allow: permission.allow,
+            deny: permission.deny,
+        };
         Ok(CredentialView {
             id: row.id,
             org: row.org.to_string(),
@@ -343,13 +384,31 @@ impl Authority {
 const CONNECTION_TYPES: [&str; 7] =
     ["STANDARD", "WEBSOCKET", "LEAFNODE", "LEAFNODE_WS", "MQTT", "MQTT_WS", "IN_PROCESS"];
 
-fn check_options(options: &Options) -> Result<()> {
+/// The limits of a user that carries its own: the role's, narrowed by what the caller asked for. An
+/// absent number would mean 0 here, where it means unlimited in a scope (nats-server 2.15.1).
+fn restricted(role: &UserLimits, options: &Options) -> UserLimits {
+    let mut limits = role.clone();
+    if !options.allowed_cidrs.is_empty() {
+        limits.src.clone_from(&options.allowed_cidrs);
+    }
+    if !options.connection_types.is_empty() {
+        limits.allowed_connection_types.clone_from(&options.connection_types);
+    }
+    for number in [&mut limits.subs, &mut limits.data, &mut limits.payload] {
+        number.get_or_insert(-1);
+    }
+    limits
+}
+
+fn check_options(options: &Options, role: &Role) -> Result<()> {
+    let of_role: Vec<_> = role.limits.allowed_connection_types.iter().map(String::as_str).collect();
+    let allowed = if of_role.is_empty() { &CONNECTION_TYPES[..] } else { &of_role };
     for (index, kind) in options.connection_types.iter().enumerate() {
-        if !CONNECTION_TYPES.contains(&kind.as_str()) {
+        if !allowed.contains(&kind.as_str()) {
             return Err(Error::field(
                 "invalid-connection-type",
                 format!("/connectionTypes/{index}"),
-                format!("'{kind}' is none of {}", CONNECTION_TYPES.join(", ")),
+                format!("'{kind}' is none of those that the role '{}' allows: {}", role.name, allowed.join(", ")),
             ));
         }
     }
@@ -375,9 +434,6 @@ fn check_options(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Stands for any user where only the role is asked about.
-const PLACEHOLDER_USER: PublicKey<User> = PublicKey::ZERO;
-
 fn time(unix: i64) -> Result<DateTime<Utc>> {
     DateTime::from_timestamp(unix, 0)
         .filter(|time| *time < DateTime::<Utc>::MAX_UTC - TimeDelta::days(1))
@@ -386,9 +442,4 @@ fn time(unix: i64) -> Result<DateTime<Utc>> {
 
 pub(super) fn no_credential() -> Error {
     Error::not_found("no-credential", "there is no such credential")
-}
-
-fn unknown_role(policies: &crate::policy::Policies, pointer: &str, role: &str) -> Error {
-    let known: Vec<_> = policies.roles.keys().map(String::as_str).collect();
-    Error::field("unknown-role", pointer, format!("'{role}' is no role here; known: {}", known.join(", ")))
 }

@@ -18,12 +18,18 @@ use crate::{
 
 impl Authority {
     /// Adds an environment; finds it when it is there. The flag says whether it was made now.
-    pub async fn put_environment(&self, actor: &Actor, slug: &OrgSlug, env_type: &EnvType) -> Result<(EnvironmentView, bool)> {
+    pub async fn put_environment(
+        &self,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+    ) -> Result<(EnvironmentView, bool)> {
         self.settings.names.check_env_type(env_type)?;
         let mut tx = self.store.begin().await?;
         let org = organizations::lock(&mut tx, slug).await?.ok_or_else(|| no_organization(slug))?;
         org.state.require_active()?;
-        if let Some(found) = environments::of(&mut tx, org.id).await?.into_iter().find(|row| row.env_type == *env_type) {
+        if let Some(found) = environments::of(&mut tx, org.id).await?.into_iter().find(|row| row.env_type == *env_type)
+        {
             if found.state == EnvState::Deleting {
                 return Err(Error::conflict(
                     "environment-deleting",
@@ -33,7 +39,8 @@ impl Authority {
             return Ok((environment_view(slug, &found), false));
         }
         let environment = Environment::new(slug.clone(), env_type.clone());
-        let event = self.event(actor, "environment.create", Some(slug), environment.name(), json!({"envType": env_type}));
+        let event =
+            self.event(actor, "environment.create", Some(slug), environment.name(), json!({"envType": env_type}));
         audit::record(&mut tx, &event).await?;
         self.add_environments(&mut tx, &org, std::slice::from_ref(env_type)).await?;
         self.mint(&mut tx, &org, event.id).await?;
@@ -43,7 +50,12 @@ impl Authority {
     }
 
     /// Removes an environment: its users are closed at once, stream and bucket go with their data.
-    pub async fn delete_environment(&self, actor: &Actor, slug: &OrgSlug, env_type: &EnvType) -> Result<EnvironmentView> {
+    pub async fn delete_environment(
+        &self,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+    ) -> Result<EnvironmentView> {
         let mut tx = self.store.begin().await?;
         let org = organizations::lock(&mut tx, slug).await?.ok_or_else(|| no_organization(slug))?;
         org.state.require_active()?;
@@ -89,7 +101,7 @@ impl Authority {
         for env_type in env_types {
             let id: Uuid = self.id();
             environments::insert(tx, org.id, id, env_type, now).await?;
-            for role in self.policies().roles.values().filter(|role| role.allows_env_type(env_type)) {
+            for role in self.policies().roles.values().filter(|role| role.check_env_type(env_type).is_ok()) {
                 new_keys.push(NewAccountKey {
                     account: org.account,
                     scope: KeyScope::Role { environment: id, role: role.name.clone() },

@@ -61,7 +61,8 @@ impl Authority {
             ));
         }
         let generation = locked.generation + 1;
-        let minted = accounts::Minted { signed: &signed, content_hash: hash, generation, audit_event: event, at: self.now() };
+        let minted =
+            accounts::Minted { signed: &signed, content_hash: hash, generation, audit_event: event, at: self.now() };
         accounts::record(tx, &minted).await?;
         Ok(generation)
     }
@@ -80,7 +81,8 @@ impl Authority {
                 keys::KeyScope::Account => plain_keys.push(key),
                 keys::KeyScope::Role { environment, role } => {
                     // A role that has left the policies leaves the account, and with it its users.
-                    if let (Some(environment), Some(role)) = (environments.get(&environment), policies.roles.get(&role)) {
+                    if let (Some(environment), Some(role)) = (environments.get(&environment), policies.roles.get(&role))
+                    {
                         scoped_keys.push((key, role.scope(environment)));
                     }
                 }
@@ -103,15 +105,10 @@ impl Authority {
 
 /// The limits of a plan with an organization's overrides.
 pub(super) fn limits(policies: &Policies, plan: &str, overrides: &serde_json::Value) -> Result<AccountLimits> {
-    let plan = policies.plans.get(plan).ok_or_else(|| unknown_plan(policies, plan))?;
-    parse_overrides(overrides)?.apply(&plan.limits)
+    parse_overrides(overrides)?.apply(policies.plan(plan)?)
 }
 
 pub(super) fn parse_overrides(overrides: &serde_json::Value) -> Result<LimitsOverride> {
-    serde_json::from_value(overrides.clone()).map_err(|error| Error::field("invalid-limits", "/limits", error.to_string()))
-}
-
-pub(super) fn unknown_plan(policies: &Policies, plan: &str) -> Error {
-    let known: Vec<_> = policies.plans.keys().map(String::as_str).collect();
-    Error::field("unknown-plan", "/plan", format!("'{plan}' is no plan here; known: {}", known.join(", ")))
+    serde_json::from_value(overrides.clone())
+        .map_err(|error| Error::field("invalid-limits", "/limits", error.to_string()))
 }

@@ -5,14 +5,14 @@ use serde_json::json;
 use super::{
     Actor, Authority, convergence,
     environments::environment_view,
-    mint::{limits, parse_overrides, unknown_plan},
+    mint::{limits, parse_overrides},
     requests::{ChangeOrganization, NewOrganization, Reason},
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{EnvType, OrgSlug, OrgState, Organization, view::OrganizationView},
     nkey::{self, KeyPair},
-    policy::Promise,
+    policy::{Promise, promise_of},
     store::{
         Tx, accounts, audit, environments,
         keys::{self, KeyScope, NewAccountKey},
@@ -58,7 +58,13 @@ impl Authority {
     }
 
     /// Makes account, plain signing key and row; none: the slug was taken meanwhile.
-    async fn create(&self, tx: &mut Tx, slug: &OrgSlug, wanted: &Wanted, promise: Bytes) -> Result<Option<Organization>> {
+    async fn create(
+        &self,
+        tx: &mut Tx,
+        slug: &OrgSlug,
+        wanted: &Wanted,
+        promise: Bytes,
+    ) -> Result<Option<Organization>> {
         let now = self.now();
         // The identity key names the account and signs nothing: its seed is forgotten at once.
         let account = KeyPair::<nkey::Account>::generate(self.entropy.as_ref()).public();
@@ -96,9 +102,7 @@ impl Authority {
                 org.display_name = name;
             }
             if let Some(plan) = change.plan {
-                if !authority.policies().plans.contains_key(&plan) {
-                    return Err(unknown_plan(&authority.policies(), &plan));
-                }
+                authority.policies().plan(&plan)?;
                 org.plan = plan;
             }
             if change.limits.is_some() {
@@ -161,8 +165,10 @@ impl Authority {
         }
         org.updated_at = self.now();
         let promised = organizations::promise(&mut tx, org.id).await?;
-        let promise = if org.state == OrgState::Deleting { Bytes::default() } else { self.promise(&org.plan, &org.limits)? };
-        self.admit(&mut tx, Bytes { memory: promise.memory - promised.memory, disk: promise.disk - promised.disk }).await?;
+        let promise =
+            if org.state == OrgState::Deleting { Bytes::default() } else { self.promise(&org.plan, &org.limits)? };
+        self.admit(&mut tx, Bytes { memory: promise.memory - promised.memory, disk: promise.disk - promised.disk })
+            .await?;
         organizations::update(&mut tx, &org, promise, purge).await?;
         if org.state == OrgState::Deleting {
             environments::abandon(&mut tx, org.id).await?;
@@ -199,7 +205,10 @@ impl Authority {
     }
 
     pub(super) async fn view(&self, org: &Organization) -> Result<OrganizationView> {
-        self.views(std::slice::from_ref(org)).await?.pop().ok_or_else(|| Error::internal("a view without its organization"))
+        self.views(std::slice::from_ref(org))
+            .await?
+            .pop()
+            .ok_or_else(|| Error::internal("a view without its organization"))
     }
 
     async fn views(&self, orgs: &[Organization]) -> Result<Vec<OrganizationView>> {
@@ -277,15 +286,13 @@ impl Authority {
     }
 
     fn promise(&self, plan: &str, overrides: &serde_json::Value) -> Result<Bytes> {
-        let Promise { memory, disk } = Promise::of(&limits(&self.policies(), plan, overrides)?);
+        let Promise { memory, disk } = promise_of(&limits(&self.policies(), plan, overrides)?);
         Ok(Bytes { memory, disk })
     }
 
     fn wanted(&self, slug: &OrgSlug, request: &NewOrganization, env_types: Vec<EnvType>) -> Result<Wanted> {
         let plan = request.plan.clone().unwrap_or_else(|| self.settings.default_plan.clone());
-        if !self.policies().plans.contains_key(&plan) {
-            return Err(unknown_plan(&self.policies(), &plan));
-        }
+        self.policies().plan(&plan)?;
         let display_name = request.display_name.clone().unwrap_or_else(|| slug.to_string());
         check_display_name(&display_name)?;
         Ok(Wanted { display_name, plan, env_types })
@@ -301,7 +308,11 @@ impl Authority {
             Some("its displayName differs")
         } else if view.plan != wanted.plan {
             Some("its plan differs")
-        } else if wanted.env_types.iter().any(|wanted| view.environments.iter().all(|env| env.env_type != wanted.as_str())) {
+        } else if wanted
+            .env_types
+            .iter()
+            .any(|wanted| view.environments.iter().all(|env| env.env_type != wanted.as_str()))
+        {
             Some("it lacks one of the environments; add it with PUT …/envs/{envType}")
         } else {
             None
@@ -310,7 +321,10 @@ impl Authority {
             None => Ok(view),
             Some(why) => Err(Error::conflict(
                 "organization-exists",
-                format!("there is already an organization '{}' and {why}; change it with PATCH or choose another slug", found.slug),
+                format!(
+                    "there is already an organization '{}' and {why}; change it with PATCH or choose another slug",
+                    found.slug
+                ),
             )),
         }
     }
@@ -318,7 +332,8 @@ impl Authority {
     fn parse_env_types(&self, texts: &[String]) -> Result<Vec<EnvType>> {
         let mut env_types: Vec<EnvType> = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
-            let pointer = |error: Error| Error::field(error.code(), format!("/environments/{index}"), error.to_string());
+            let pointer =
+                |error: Error| Error::field(error.code(), format!("/environments/{index}"), error.to_string());
             let env_type: EnvType = text.parse().map_err(pointer)?;
             self.settings.names.check_env_type(&env_type).map_err(pointer)?;
             if !env_types.contains(&env_type) {

@@ -7,11 +7,7 @@ use serde_json::json;
 use super::{Actor, Authority, requests::NewSystemCredential};
 use crate::{
     error::{Error, Result},
-    jwt::{
-        self, Claims, Permissions, creds,
-        limits::UserLimits,
-        permissions::Permission,
-    },
+    jwt::{self, Claims, Permissions, creds, limits::UserLimits, permissions::Permission},
     model::{EnvType, Environment, ItemName, OrgSlug, names::inbox_prefix, size::parse_duration},
     nkey::{Account, KeyPair, PublicKey, Seed, User},
     signer::lint,
@@ -42,8 +38,16 @@ impl Authority {
     /// A system user for the service's own connection.
     pub async fn system_user(&self) -> Result<OwnUser> {
         let actor = Actor::task("connect");
-        self.own_user(&actor, "system-user.mint", None, self.operator.system_account, "nats-authority", Permissions::default(), SYSTEM_USER_LIFE)
-            .await
+        self.own_user(
+            &actor,
+            "system-user.mint",
+            None,
+            self.operator.system_account,
+            "nats-authority",
+            Permissions::default(),
+            SYSTEM_USER_LIFE,
+        )
+        .await
     }
 
     /// A user that may make and remove the stream and the bucket of one environment, and nothing else.
@@ -62,12 +66,24 @@ impl Authority {
             subscribe: Permission { allow: vec!["_INBOX.>".to_owned()], deny: Vec::new() },
             response: None,
         };
-        self.own_user(&Actor::task("provision"), "provisioner.mint", Some(org), account, "nats-authority", permissions, PROVISIONER_LIFE)
-            .await
+        self.own_user(
+            &Actor::task("provision"),
+            "provisioner.mint",
+            Some(org),
+            account,
+            "nats-authority",
+            permissions,
+            PROVISIONER_LIFE,
+        )
+        .await
     }
 
     /// A creds file of a system user for tools such as `nats server`, shown once.
-    pub async fn system_credential(&self, actor: &Actor, request: &NewSystemCredential) -> Result<zeroize::Zeroizing<String>> {
+    pub async fn system_credential(
+        &self,
+        actor: &Actor,
+        request: &NewSystemCredential,
+    ) -> Result<zeroize::Zeroizing<String>> {
         let name: ItemName = request.name.parse()?;
         let ttl = parse_duration("/ttl", &request.ttl)?;
         if ttl > MAX_TOOL_LIFE {
@@ -76,7 +92,16 @@ impl Authority {
         let seed = Seed::<User>::generate(self.entropy.as_ref());
         let user = seed.key_pair().public();
         let recorded = self
-            .sign_own(actor, "system-credential.issue", None, self.operator.system_account, name.as_str(), user, Permissions::default(), ttl)
+            .sign_own(
+                actor,
+                "system-credential.issue",
+                None,
+                self.operator.system_account,
+                name.as_str(),
+                user,
+                Permissions::default(),
+                ttl,
+            )
             .await?;
         Ok(creds::write(recorded.token(), &seed))
     }

@@ -21,7 +21,8 @@ pub fn prove(environment: &Environment, role: &str, key: &KeyPair<User>) -> Stri
 
 /// Checks a proof.
 pub fn verify(environment: &Environment, role: &str, user: PublicKey<User>, proof: &str) -> Result<()> {
-    let holds = B64.decode(proof).is_ok_and(|signature| user.verify(challenge(environment, role, user).as_bytes(), &signature));
+    let holds =
+        B64.decode(proof).is_ok_and(|signature| user.verify(challenge(environment, role, user).as_bytes(), &signature));
     if holds {
         return Ok(());
     }

@@ -15,7 +15,7 @@ pub struct ServerStanding {
 }
 
 /// All known servers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     /// By name.
     pub servers: Vec<ServerStanding>,
@@ -23,12 +23,20 @@ pub struct Standing {
     pub connected: std::result::Result<(), String>,
 }
 
+impl Default for Standing {
+    fn default() -> Self {
+        Self { servers: Vec::new(), connected: Err("not connected yet".to_owned()) }
+    }
+}
+
 impl Standing {
     /// What the ledger remembers, before any server was asked: nothing is live.
     pub fn from_ledger(rows: &[ServerRow]) -> Self {
-        let servers =
-            rows.iter().map(|row| ServerStanding { row: ServerRow { live: false, ..row.clone() }, trusts_us: None }).collect();
-        Self { servers, connected: Err("not connected yet".to_owned()) }
+        let servers = rows
+            .iter()
+            .map(|row| ServerStanding { row: ServerRow { live: false, ..row.clone() }, trusts_us: None })
+            .collect();
+        Self { servers, ..Self::default() }
     }
 
     /// JetStream storage of all known servers; none while no server was ever seen.
@@ -42,7 +50,12 @@ impl Standing {
 
     /// The smallest of the servers' largest messages: an account JWT has to fit.
     pub fn max_payload(&self) -> usize {
-        self.servers.iter().map(|s| s.row.max_payload).min().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(1 << 20)
+        self.servers
+            .iter()
+            .map(|s| s.row.max_payload)
+            .min()
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(1 << 20)
     }
 
     /// How many servers have JetStream.

@@ -16,13 +16,13 @@ use tokio::{
     net::TcpStream,
 };
 
+pub use super::process::Stop;
 use super::{
     Deadline, io_error,
     ports::Port,
     process::{Process, Signal},
     random_hex, tools, write_private,
 };
-pub use super::process::Stop;
 pub use crate::authority::server_config::{ResolverKind, Trust};
 use crate::{
     authority::server_config::{ClusterConfig, NodeConfig, node_config, operator_section},

@@ -64,11 +64,7 @@ impl Signer {
     }
 
     /// Signs with an account's signing key, or an account's claims of its own.
-    pub fn sign_as_account<T: Payload>(
-        &self,
-        key: &SealedKey<nkey::Account>,
-        linted: Linted<T>,
-    ) -> Result<Signed<T>> {
+    pub fn sign_as_account<T: Payload>(&self, key: &SealedKey<nkey::Account>, linted: Linted<T>) -> Result<Signed<T>> {
         require_issuer(linted.claims(), key.public)?;
         let kept = lock(&self.accounts).get(&key.public).cloned();
         let pair = match kept {

@@ -51,7 +51,10 @@ impl SealingKey {
     /// A key from the text of its file.
     pub fn parse(text: &str) -> Result<Self> {
         let refuse = || {
-            Error::invalid("invalid-sealing-key", "a sealing key is 64 hexadecimal characters; `nats-authority init` makes one")
+            Error::invalid(
+                "invalid-sealing-key",
+                "a sealing key is 64 hexadecimal characters; `nats-authority init` makes one",
+            )
         };
         let bytes = Zeroizing::new(data_encoding::HEXLOWER.decode(text.trim().as_bytes()).map_err(|_| refuse())?);
         let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| refuse())?;
@@ -85,7 +88,10 @@ impl SealingKeys {
     pub fn new(keys: Vec<SealingKey>) -> Result<Self> {
         let mut keys = keys.into_iter();
         let first = keys.next().ok_or_else(|| {
-            Error::invalid("no-sealing-key", "no sealing key is configured; name at least one file in sealing.key_files")
+            Error::invalid(
+                "no-sealing-key",
+                "no sealing key is configured; name at least one file in sealing.key_files",
+            )
         })?;
         Ok(Self { first, others: keys.collect() })
     }

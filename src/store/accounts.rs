@@ -87,7 +87,12 @@ UPDATE accounts SET generation = $2, iat = $3, jwt = $4, jwt_sha256 = $5, conten
 WHERE account_key = $1";
 
 /// Makes the row of a new account, without a JWT yet.
-pub async fn create(connection: &mut PgConnection, account: PublicKey<Account>, kind: &str, now: DateTime<Utc>) -> Result<()> {
+pub async fn create(
+    connection: &mut PgConnection,
+    account: PublicKey<Account>,
+    kind: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query("INSERT INTO accounts (account_key, kind, created_at) VALUES ($1, $2, $3)")
         .bind(account.to_string())
         .bind(kind)
@@ -116,17 +121,17 @@ pub async fn lock(connection: &mut PgConnection, account: PublicKey<Account>) ->
 pub async fn record(connection: &mut PgConnection, minted: &Minted<'_>) -> Result<()> {
     let claims = minted.signed.claims();
     sqlx::query(MINT)
-    .bind(claims.subject.to_string())
-    .bind(minted.generation)
-    .bind(claims.issued_at.unwrap_or_default())
-    .bind(minted.signed.token())
-    .bind(&minted.signed.sha256()[..])
-    .bind(&minted.content_hash[..])
-    .bind(claims.issuer.to_string())
-    .bind(minted.audit_event)
-    .bind(minted.at)
-    .execute(connection)
-    .await?;
+        .bind(claims.subject.to_string())
+        .bind(minted.generation)
+        .bind(claims.issued_at.unwrap_or_default())
+        .bind(minted.signed.token())
+        .bind(&minted.signed.sha256()[..])
+        .bind(&minted.content_hash[..])
+        .bind(claims.issuer.to_string())
+        .bind(minted.audit_event)
+        .bind(minted.at)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -195,7 +200,12 @@ impl Store {
 
     /// Writes how a push ended: what each server has, and when to look again. An account that got a
     /// newer generation meanwhile stays due.
-    pub async fn report_push(&self, reports: &[PushReport], servers: &[AccountServer], now: DateTime<Utc>) -> Result<()> {
+    pub async fn report_push(
+        &self,
+        reports: &[PushReport],
+        servers: &[AccountServer],
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         let mut tx = self.begin().await?;
         let column = |f: fn(&AccountServer) -> String| servers.iter().map(f).collect::<Vec<_>>();
         sqlx::query(
@@ -273,14 +283,19 @@ impl Store {
 
     /// The current JWT of an account that is not deleted.
     pub async fn account_jwt(&self, account: PublicKey<Account>) -> Result<Option<String>> {
-        Ok(sqlx::query_scalar("SELECT jwt FROM accounts WHERE account_key = $1 AND state <> 'deleted' AND jwt IS NOT NULL")
-            .bind(account.to_string())
-            .fetch_optional(self.pool())
-            .await?)
+        Ok(sqlx::query_scalar(
+            "SELECT jwt FROM accounts WHERE account_key = $1 AND state <> 'deleted' AND jwt IS NOT NULL",
+        )
+        .bind(account.to_string())
+        .fetch_optional(self.pool())
+        .await?)
     }
 
     /// What the servers have of these accounts, with each account's generation.
-    pub async fn account_servers(&self, accounts: &[PublicKey<Account>]) -> Result<Vec<(PublicKey<Account>, i64, Option<AccountServer>)>> {
+    pub async fn account_servers(
+        &self,
+        accounts: &[PublicKey<Account>],
+    ) -> Result<Vec<(PublicKey<Account>, i64, Option<AccountServer>)>> {
         let rows = sqlx::query(
             "SELECT a.account_key, a.generation, s.server, s.server_id, s.stored, s.effective, s.error
              FROM accounts a LEFT JOIN account_servers s ON s.account_key = a.account_key
@@ -311,9 +326,11 @@ impl Store {
 
     /// How many accounts are not deleted, and how many of them are due.
     pub async fn account_counts(&self) -> Result<(i64, i64)> {
-        let row = sqlx::query("SELECT count(*) AS all, count(due_at) AS due FROM accounts WHERE state <> 'deleted' AND jwt IS NOT NULL")
-            .fetch_one(self.pool())
-            .await?;
+        let row = sqlx::query(
+            "SELECT count(*) AS all, count(due_at) AS due FROM accounts WHERE state <> 'deleted' AND jwt IS NOT NULL",
+        )
+        .fetch_one(self.pool())
+        .await?;
         Ok((row.try_get("all")?, row.try_get("due")?))
     }
 }

@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Recorded, Store, page::{Page, cut}};
+use super::{
+    Recorded, Store,
+    page::{Page, cut},
+};
 use crate::{
     error::Result,
     jwt::{User, envelope::Signed},

@@ -129,11 +129,12 @@ impl Store {
 
     /// When a user key was last revoked in any credential, Unix seconds: a new JWT for it must be younger.
     pub async fn last_revocation(&self, user: PublicKey<UserRole>) -> Result<Option<i64>> {
-        let at: Option<DateTime<Utc>> =
-            sqlx::query_scalar("SELECT max(revoked_at) FROM credentials WHERE user_key = $1 AND revoked_at IS NOT NULL")
-                .bind(user.to_string())
-                .fetch_one(self.pool())
-                .await?;
+        let at: Option<DateTime<Utc>> = sqlx::query_scalar(
+            "SELECT max(revoked_at) FROM credentials WHERE user_key = $1 AND revoked_at IS NOT NULL",
+        )
+        .bind(user.to_string())
+        .fetch_one(self.pool())
+        .await?;
         Ok(at.map(|at| at.timestamp()))
     }
 }

@@ -59,7 +59,13 @@ fn state(row: &PgRow) -> Result<EnvState> {
 }
 
 /// Keeps a new environment, due at once.
-pub async fn insert(connection: &mut PgConnection, org: Uuid, id: Uuid, env_type: &EnvType, now: DateTime<Utc>) -> Result<()> {
+pub async fn insert(
+    connection: &mut PgConnection,
+    org: Uuid,
+    id: Uuid,
+    env_type: &EnvType,
+    now: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query(
         "INSERT INTO environments (id, organization_id, env_type, state, due_at, created_at) VALUES ($1, $2, $3, 'pending', $4, $4)",
     )
@@ -120,7 +126,12 @@ impl Store {
     }
 
     /// Takes up to `limit` due environments of active organizations for `lease` seconds.
-    pub async fn claim_due_environments(&self, limit: i64, lease: i64, now: DateTime<Utc>) -> Result<Vec<DueEnvironment>> {
+    pub async fn claim_due_environments(
+        &self,
+        limit: i64,
+        lease: i64,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<DueEnvironment>> {
         let rows = sqlx::query(
             "UPDATE environments e SET due_at = $3 + make_interval(secs => $2), attempts = e.attempts + 1
              FROM (SELECT e.id, o.slug, o.plan, o.account_key FROM environments e JOIN organizations o ON o.id = e.organization_id

@@ -107,7 +107,11 @@ pub async fn insert(connection: &mut PgConnection, keys: &[NewAccountKey], now: 
 }
 
 /// Keeps the operator's signing key.
-pub async fn insert_operator(connection: &mut PgConnection, key: &SealedKey<Operator>, now: DateTime<Utc>) -> Result<()> {
+pub async fn insert_operator(
+    connection: &mut PgConnection,
+    key: &SealedKey<Operator>,
+    now: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query(
         "INSERT INTO signing_keys (public_key, kind, sealed_seed, state, created_at) VALUES ($1, 'operator', $2, 'active', $3)",
     )
@@ -120,7 +124,10 @@ pub async fn insert_operator(connection: &mut PgConnection, key: &SealedKey<Oper
 }
 
 /// The active signing keys of an account with their scopes.
-pub async fn active(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<Vec<(PublicKey<Account>, KeyScope)>> {
+pub async fn active(
+    connection: &mut PgConnection,
+    account: PublicKey<Account>,
+) -> Result<Vec<(PublicKey<Account>, KeyScope)>> {
     let rows = sqlx::query(
         "SELECT public_key, environment_id, role FROM signing_keys WHERE account_key = $1 AND state = 'active'",
     )
@@ -174,7 +181,12 @@ impl Store {
 
     /// What issuing needs to know of an environment and a role; none: there is no such organization
     /// or environment.
-    pub async fn issuing_context(&self, org: &OrgSlug, env_type: &EnvType, role: &str) -> Result<Option<IssuingContext>> {
+    pub async fn issuing_context(
+        &self,
+        org: &OrgSlug,
+        env_type: &EnvType,
+        role: &str,
+    ) -> Result<Option<IssuingContext>> {
         let row = sqlx::query(
             "SELECT o.state, o.account_key, e.id, s.public_key AS scoped_key, s.sealed_seed AS scoped_seed,
                     p.public_key, p.sealed_seed

@@ -88,13 +88,14 @@ impl From<sqlx::Error> for Error {
         let unreachable = match &error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
             // 57P0x: shutting down or starting up; 53300: too many connections; 40001, 40P01: to be tried again.
-            sqlx::Error::Database(database) => {
-                database.code().is_some_and(|code| code.starts_with("57P") || matches!(&*code, "53300" | "40001" | "40P01"))
-            }
+            sqlx::Error::Database(database) => database
+                .code()
+                .is_some_and(|code| code.starts_with("57P") || matches!(&*code, "53300" | "40001" | "40P01")),
             _ => false,
         };
         if unreachable {
-            Self::new(Kind::Unavailable, "database-unavailable", "the database does not answer now; try again").with_source(error)
+            Self::new(Kind::Unavailable, "database-unavailable", "the database does not answer now; try again")
+                .with_source(error)
         } else {
             Self::internal("query failed").with_source(error)
         }
@@ -108,7 +109,8 @@ pub(crate) fn violates(error: &sqlx::Error, name: &str) -> bool {
 
 /// A text that we wrote ourselves and read back: anything else than a value is a defect.
 fn parse<T: std::str::FromStr>(text: &str) -> Result<T> {
-    text.parse().map_err(|_| Error::internal(format!("the database holds an unreadable {}", std::any::type_name::<T>())))
+    text.parse()
+        .map_err(|_| Error::internal(format!("the database holds an unreadable {}", std::any::type_name::<T>())))
 }
 
 fn digest(bytes: &[u8]) -> Result<[u8; 32]> {

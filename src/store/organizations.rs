@@ -158,7 +158,10 @@ impl Store {
     }
 
     /// Whether the JetStream data of a deleting organization is to be freed.
-    pub async fn wants_purge(&self, account: crate::nkey::PublicKey<crate::nkey::Account>) -> Result<Option<(OrgSlug, bool)>> {
+    pub async fn wants_purge(
+        &self,
+        account: crate::nkey::PublicKey<crate::nkey::Account>,
+    ) -> Result<Option<(OrgSlug, bool)>> {
         let row = sqlx::query("SELECT slug, purge FROM organizations WHERE account_key = $1")
             .bind(account.to_string())
             .fetch_optional(self.pool())

@@ -55,6 +55,7 @@ impl Store {
         .bind(now)
         .fetch_optional(self.pool())
         .await?;
-        row.map(|row| Ok(Bearer { id: row.try_get("id")?, name: row.try_get("name")?, role: row.try_get("role")? })).transpose()
+        row.map(|row| Ok(Bearer { id: row.try_get("id")?, name: row.try_get("name")?, role: row.try_get("role")? }))
+            .transpose()
     }
 }
