@@ -158,6 +158,6 @@ impl Authority {
         let event = self.event(actor, action, org, user, json!({
             "account": account, "name": name, "lifeSeconds": life, "jwtSha256": data_encoding::HEXLOWER.encode(&signed.sha256()),
         }));
-        self.store.record_own_user(&event, signed).await
+        self.store.record_own(&event, signed).await
     }
 }

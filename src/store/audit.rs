@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    jwt::{User, envelope::Signed},
+    jwt::envelope::Signed,
     model::view::AuditEventView,
 };
 
@@ -68,9 +68,9 @@ pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> 
 }
 
 impl Store {
-    /// Records a user of our own (a system user, a provisioning user), which lives for minutes in
-    /// memory: the audit event is its whole record.
-    pub async fn record_own_user(&self, event: &Event, signed: Signed<User>) -> Result<Recorded<User>> {
+    /// Records a token of our own (a system user, a provisioning user, a request to delete), which lives
+    /// for minutes in memory: the audit event is its whole record.
+    pub async fn record_own<T>(&self, event: &Event, signed: Signed<T>) -> Result<Recorded<T>> {
         let mut connection = self.pool().acquire().await?;
         record(&mut connection, event).await?;
         Ok(Recorded::after_commit(signed))
