@@ -59,7 +59,7 @@ impl Service {
         let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await?;
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
-        tasks::start(&authority, &tasks::Setup::from(config), &tracker, &stop).await?;
+        tasks::start(&authority, &tasks::Setup::from(config), &tracker, &stop)?;
         let listener = listen(config.listen).await?;
         let address = listener.local_addr().map_err(|error| Error::internal("address").with_source(error))?;
         let url = format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" });

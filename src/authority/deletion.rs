@@ -35,7 +35,8 @@ impl Authority {
 
     /// Every known server confirmed: the organization is gone and its slug free.
     pub async fn finish_deletion(&self, slug: &OrgSlug, account: PublicKey<Account>) -> Result<()> {
-        let event = self.event(&Actor::task("push"), "organization.deleted", Some(slug), slug, json!({"account": account}));
+        let event =
+            self.event(&Actor::task("push"), "organization.deleted", Some(slug), slug, json!({"account": account}));
         self.store.finish_deletion(account, &event).await
     }
 }

@@ -28,6 +28,7 @@ pub mod connection;
 pub mod delete;
 pub mod gather;
 pub mod inspect;
+pub mod jetstream;
 pub mod members;
 pub mod mux;
 pub mod push;

@@ -8,11 +8,7 @@ use super::{
     Recorded, Store,
     page::{Page, cut},
 };
-use crate::{
-    error::Result,
-    jwt::envelope::Signed,
-    model::view::AuditEventView,
-};
+use crate::{error::Result, jwt::envelope::Signed, model::view::AuditEventView};
 
 /// An event to be written.
 #[derive(Clone, Debug)]

@@ -48,7 +48,7 @@ impl From<&Config> for Setup {
 
 /// Starts all tasks; they end when `stop` is cancelled. Servers may come later. Returns the resolver
 /// for those who ask servers directly.
-pub async fn start(
+pub fn start(
     authority: &Arc<Authority>,
     setup: &Setup,
     tracker: &TaskTracker,
@@ -58,12 +58,12 @@ pub async fn start(
     let mut config = ConnectionConfig::new(setup.nats_urls.clone());
     config.tls_ca.clone_from(&setup.tls_ca);
     let users = Arc::new(connect::SystemUsers::new(Arc::clone(authority)));
-    let connection = Arc::new(SystemConnection::start(config.clone(), users, Arc::clone(&clock))?);
+    let connection = Arc::new(SystemConnection::start(config, users, Arc::clone(&clock))?);
     let timing = Timing { answer: setup.answer_timeout, ..Timing::default() };
     let resolver = Arc::new(SystemResolver::start(connection, clock, timing));
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
-    let provision = provision::Provision::new(Arc::clone(authority), config, setup.replicas);
+    let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));
     Ok(resolver)
 }

@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     model::{EnvState, Environment},
     resolver::{
-        ConnectionConfig, UserCredential, connect_as,
+        SystemResolver, UserCredential,
         jetstream::{self, EnvironmentStreams},
     },
     store::environments::DueEnvironment,
@@ -26,13 +26,13 @@ const LEASE: i64 = 60;
 
 pub(super) struct Provision {
     authority: Arc<Authority>,
-    config: ConnectionConfig,
+    resolver: Arc<SystemResolver>,
     replicas: Option<usize>,
 }
 
 impl Provision {
-    pub(super) fn new(authority: Arc<Authority>, config: ConnectionConfig, replicas: Option<usize>) -> Self {
-        Self { authority, config, replicas }
+    pub(super) fn new(authority: Arc<Authority>, resolver: Arc<SystemResolver>, replicas: Option<usize>) -> Self {
+        Self { authority, resolver, replicas }
     }
 
     pub(super) async fn run(self, stop: CancellationToken) {
@@ -92,7 +92,7 @@ impl Provision {
         let user = self.authority.provisioner(&due.org, &due.env_type, due.account).await?;
         let expires_at = chrono::DateTime::from_timestamp(user.expires_at, 0).unwrap_or_default();
         let credential = UserCredential { jwt: user.jwt, key: user.key, expires_at };
-        let client = connect_as(&self.config, credential, user.inbox_prefix.as_deref()).await?;
+        let client = self.resolver.connection().connect_as(credential).await?;
         if due.state == EnvState::Deleting {
             jetstream::remove(client, &streams).await
         } else {

@@ -76,7 +76,11 @@ async fn push_due(authority: &Authority, resolver: &SystemResolver) -> Result<us
     recorded.map(|()| count)
 }
 
-async fn push_one(authority: &Authority, resolver: &SystemResolver, due: DueAccount) -> (PushReport, Vec<AccountServer>) {
+async fn push_one(
+    authority: &Authority,
+    resolver: &SystemResolver,
+    due: DueAccount,
+) -> (PushReport, Vec<AccountServer>) {
     let started = tokio::time::Instant::now();
     let outcome = resolver.push(PushJob::new(due.account, due.jwt.clone())).await;
     let effective = resolver.effective(due.account).await.unwrap_or_default();
@@ -109,9 +113,10 @@ fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer])
                 Some(Effective::Running { jwt, .. }) if *jwt != due.jwt => {
                     (Some(due.generation - 1), Some("it runs another JWT than the one it stores".to_owned()))
                 }
-                Some(Effective::Running { complete: false, .. }) => {
-                    (Some(due.generation), Some("the account is incomplete: an import is unresolved or JetStream has no room".to_owned()))
-                }
+                Some(Effective::Running { complete: false, .. }) => (
+                    Some(due.generation),
+                    Some("the account is incomplete: an import is unresolved or JetStream has no room".to_owned()),
+                ),
                 Some(Effective::Running { .. }) => (Some(due.generation), None),
                 Some(Effective::Failed(words)) => (None, Some(words.clone())),
                 Some(Effective::NotLoaded | Effective::NoAnswer) | None => (None, None),
@@ -120,7 +125,14 @@ fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer])
                 StoreResult::Refused(words) => (0, Some(words.clone())),
                 _ => (due.generation, running_error),
             };
-            AccountServer { account: due.account, server: answer.name.clone(), server_id: answer.id.clone(), stored, effective, error }
+            AccountServer {
+                account: due.account,
+                server: answer.name.clone(),
+                server_id: answer.id.clone(),
+                stored,
+                effective,
+                error,
+            }
         })
         .collect()
 }
@@ -135,7 +147,12 @@ fn is_settled(due: &DueAccount, outcome: &PushOutcome, servers: &[AccountServer]
 }
 
 /// The end of the deletion saga: free the data if asked, delete on every server, say so.
-async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccount, pushed: &PushOutcome) -> Result<bool> {
+async fn delete(
+    authority: &Authority,
+    resolver: &SystemResolver,
+    due: &DueAccount,
+    pushed: &PushOutcome,
+) -> Result<bool> {
     let Some((slug, purge)) = authority.store().wants_purge(due.account).await? else { return Ok(true) };
     if purge {
         resolver.purge(due.account).await?;

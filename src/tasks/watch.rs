@@ -34,7 +34,8 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
 /// One look. `checked` holds the id under which each live server was last taken care of.
 async fn look(authority: &Authority, resolver: &SystemResolver, checked: &mut HashMap<String, String>) -> Result<()> {
     let state = resolver.connection().state().borrow().clone();
-    let connected = if state.connected { Ok(()) } else { Err(state.last_error.unwrap_or_else(|| "connecting".to_owned())) };
+    let connected =
+        if state.connected { Ok(()) } else { Err(state.last_error.unwrap_or_else(|| "connecting".to_owned())) };
     let before = authority.standing();
     let key = authority.operator_signing_key();
     let mut servers: HashMap<String, ServerStanding> =
@@ -46,7 +47,10 @@ async fn look(authority: &Authority, resolver: &SystemResolver, checked: &mut Ha
     let mut servers: Vec<_> = servers.into_values().collect();
     servers.sort_by(|a, b| a.row.name.cmp(&b.row.name));
     for server in servers.iter().filter(|s| s.trusts_us == Some(false) && s.row.live) {
-        tracing::error!(server = server.row.name, "the server does not trust this operator's signing key; nothing is signed");
+        tracing::error!(
+            server = server.row.name,
+            "the server does not trust this operator's signing key; nothing is signed"
+        );
     }
     let news: Vec<ServerRow> = servers
         .iter()

@@ -31,12 +31,7 @@ pub struct Ledger {
 
 /// An authority on a database of its own, as if three servers of 10 GiB each were live.
 pub async fn ledger() -> Ledger {
-    let database = support::database_from("ledger", |url| async move {
-        let store = connect(&url).await;
-        store.migrate().await.unwrap();
-        store.close().await;
-    })
-    .await;
+    let database = support::migrated_database().await;
     let store = connect(database.url()).await;
     let clock = Arc::new(ManualClock::at(1_800_000_000));
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());

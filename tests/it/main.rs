@@ -5,6 +5,7 @@
 mod dev;
 mod jwt_properties;
 mod ledger;
+mod live;
 mod policy;
 mod resolver;
 mod support;
