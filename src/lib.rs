@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`cli`] | the commands: local ones and thin clients of the REST API |
 //! | [`dev`] | a private Postgres and NATS cluster for `dev`, the demo, tests and benches |
+//! | [`service`] | the running service: its parts put together |
 //! | [`api`] | HTTP: routes, callers, problems, the OpenAPI document |
 //! | [`tasks`] | loops without input that converge: push, provision, connect, expire |
 //! | [`authority`] | the domain service: what is decided, composed, issued |
@@ -21,7 +22,7 @@
 
 pub mod api;
 pub mod authority;
-pub mod cli;
+// pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
@@ -32,6 +33,7 @@ pub mod model;
 pub mod nkey;
 pub mod policy;
 pub mod resolver;
+// pub mod service;
 pub mod signer;
 pub mod store;
 pub mod tasks;

@@ -1,3 +1,2 @@
-//! The `nats-authority` binary.
-
+//! x
 fn main() {}

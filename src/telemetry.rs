@@ -23,3 +23,15 @@ pub fn start_logs(format: LogFormat, filter: &str) {
         LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init(),
     };
 }
+
+/// The metrics' own router: `GET /metrics` in Prometheus' text format.
+pub fn metrics_router() -> crate::error::Result<axum::Router> {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| crate::error::Error::internal("metrics").with_source(error))?;
+    let render = move || {
+        let text = recorder.render();
+        async move { text }
+    };
+    Ok(axum::Router::new().route("/metrics", axum::routing::get(render)))
+}

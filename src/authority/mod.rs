@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod compose;
 pub mod convergence;
 mod credentials;
+mod deletion;
 mod environments;
 mod issuance;
 mod mint;

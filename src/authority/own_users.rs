@@ -30,8 +30,6 @@ pub struct OwnUser {
     pub key: KeyPair<User>,
     /// When it ends, Unix seconds.
     pub expires_at: i64,
-    /// The inbox prefix that its permissions allow; none: any.
-    pub inbox_prefix: Option<String>,
 }
 
 impl Authority {
@@ -63,8 +61,8 @@ impl Authority {
         }
         let permissions = Permissions {
             publish: Permission { allow, deny: Vec::new() },
-            subscribe: Permission { allow: vec!["_INBOX.>".to_owned()], deny: Vec::new() },
-            response: None,
+            // Its own inbox is added with its key.
+            ..Permissions::default()
         };
         self.own_user(
             &Actor::task("provision"),
@@ -118,14 +116,12 @@ impl Authority {
         life: i64,
     ) -> Result<OwnUser> {
         let key = KeyPair::<User>::generate(self.entropy.as_ref());
-        let inbox = inbox_prefix(key.public());
-        let own_inbox = !permissions.subscribe.is_empty();
-        if own_inbox {
-            permissions.subscribe.allow = vec![format!("{inbox}.>")];
+        if !permissions.publish.is_empty() {
+            permissions.subscribe.allow = vec![format!("{}.>", inbox_prefix(key.public()))];
         }
         let recorded = self.sign_own(actor, action, org, account, name, key.public(), permissions, life).await?;
         let expires_at = recorded.claims().expires.unwrap_or_default();
-        Ok(OwnUser { jwt: recorded.token().to_owned(), key, expires_at, inbox_prefix: own_inbox.then_some(inbox) })
+        Ok(OwnUser { jwt: recorded.token().to_owned(), key, expires_at })
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is a different fact about the user")]
@@ -158,6 +154,6 @@ impl Authority {
         let event = self.event(actor, action, org, user, json!({
             "account": account, "name": name, "lifeSeconds": life, "jwtSha256": data_encoding::HEXLOWER.encode(&signed.sha256()),
         }));
-        self.store.record_own_user(&event, signed).await
+        self.store.record_own(&event, signed).await
     }
 }

@@ -44,7 +44,8 @@ const RESERVED: [&str; 10] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Reach {
-    /// Strict: it names nothing outside its environment and creates nothing in JetStream.
+    /// Strict: it publishes and subscribes to nothing outside its environment and asks JetStream to create
+    /// nothing. Not a wall against malice, for servers don't check reply subjects: see `territory`.
     Environment,
     /// It can create consumers, which deliver to any subject of the organization's account.
     Organization,

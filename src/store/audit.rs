@@ -8,11 +8,7 @@ use super::{
     Recorded, Store,
     page::{Page, cut},
 };
-use crate::{
-    error::Result,
-    jwt::{User, envelope::Signed},
-    model::view::AuditEventView,
-};
+use crate::{error::Result, jwt::envelope::Signed, model::view::AuditEventView};
 
 /// An event to be written.
 #[derive(Clone, Debug)]
@@ -68,9 +64,9 @@ pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> 
 }
 
 impl Store {
-    /// Records a user of our own (a system user, a provisioning user), which lives for minutes in
-    /// memory: the audit event is its whole record.
-    pub async fn record_own_user(&self, event: &Event, signed: Signed<User>) -> Result<Recorded<User>> {
+    /// Records a token of our own (a system user, a provisioning user, a request to delete), which lives
+    /// for minutes in memory: the audit event is its whole record.
+    pub async fn record_own<T>(&self, event: &Event, signed: Signed<T>) -> Result<Recorded<T>> {
         let mut connection = self.pool().acquire().await?;
         record(&mut connection, event).await?;
         Ok(Recorded::after_commit(signed))

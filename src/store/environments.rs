@@ -125,7 +125,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Takes up to `limit` due environments of active organizations for `lease` seconds.
+    /// Takes up to `limit` due environments of active organizations, whose account some server has, for
+    /// `lease` seconds.
     pub async fn claim_due_environments(
         &self,
         limit: i64,
@@ -135,7 +136,10 @@ impl Store {
         let rows = sqlx::query(
             "UPDATE environments e SET due_at = $3 + make_interval(secs => $2), attempts = e.attempts + 1
              FROM (SELECT e.id, o.slug, o.plan, o.account_key FROM environments e JOIN organizations o ON o.id = e.organization_id
-                   WHERE e.due_at <= $3 AND o.state = 'active' ORDER BY e.due_at LIMIT $1 FOR UPDATE OF e SKIP LOCKED) AS due
+                   JOIN accounts a ON a.account_key = o.account_key
+                   WHERE e.due_at <= $3 AND o.state = 'active' AND EXISTS (
+                       SELECT 1 FROM account_servers s WHERE s.account_key = a.account_key AND s.stored >= a.generation)
+                   ORDER BY e.due_at LIMIT $1 FOR UPDATE OF e SKIP LOCKED) AS due
              WHERE e.id = due.id
              RETURNING e.id, due.slug, due.plan, due.account_key, e.env_type, e.state, e.attempts",
         )

@@ -2,7 +2,7 @@
 //!
 //! All tests of a process use one Postgres, without fsync, that dies with the process.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+pub mod stack;
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,17 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
-use nats_authority::dev::{
-    place,
-    postgres::{Durability, Postgres},
+use nats_authority::{
+    dev::{
+        place,
+        postgres::{Durability, Postgres},
+    },
+    store::Store,
 };
+use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -54,6 +59,17 @@ pub async fn database_from<F: Future<Output = ()>>(template: &str, migrate: impl
     // Copies of one template exclude each other only briefly, and Postgres waits for them.
     let url = server.postgres.create_database(&name("test"), Some(template)).await.expect("a copy of the template");
     TestDatabase { url }
+}
+
+/// A database with the ledger's tables.
+pub async fn migrated_database() -> TestDatabase {
+    database_from("ledger", |url| async move {
+        let url = SecretString::from(url);
+        let store = Store::connect(&url, 2, Duration::from_secs(10)).await.expect("a connection");
+        store.migrate().await.expect("migrations");
+        store.close().await;
+    })
+    .await
 }
 
 /// A directory that is removed with the value.

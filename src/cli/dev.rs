@@ -1,0 +1,212 @@
+//! `dev`: the embedded default. Everything is private to one folder and to loopback, and ends with
+//! the command. The same folder starts the same deployment again, with its data.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{
+    files::io_error,
+    init::{ADMIN_TOKEN, BUNDLE, SEALING_KEY, make},
+    serve::interrupted,
+};
+use crate::{
+    dev::{
+        nats::{Cluster, ClusterSpec},
+        ports::Port,
+        postgres::{Durability, Postgres, Stop},
+        process::{Process, Signal},
+    },
+    error::{Error, Result},
+    service::read_bundle,
+};
+
+/// What to run.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Folder for data, configuration and logs.
+    #[arg(long, value_name = "DIR", default_value = ".dev")]
+    pub dir: PathBuf,
+    /// How many nats-servers.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: u8,
+    /// Port of the API; 0 takes a free one and keeps it for the folder.
+    #[arg(long, default_value_t = 0)]
+    pub api_port: u16,
+    /// Log filter of the service.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// How long the service may take to listen.
+const SERVICE_START: Duration = Duration::from_secs(30);
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(super) async fn run(args: &DevArgs) -> Result<u8> {
+    let progress = spinner();
+    std::fs::create_dir_all(&args.dir).map_err(|error| io_error("make", &args.dir, error))?;
+    let dir = args.dir.canonicalize().map_err(|error| io_error("find", &args.dir, error))?;
+    if !dir.join(BUNDLE).exists() {
+        make(&dir, "dev", None)?;
+    }
+    progress.set_message("Postgres");
+    let postgres = Postgres::start(&dir.join("postgres"), Durability::Durable).await?;
+    let database_url = database(&dir, &postgres).await?;
+    progress.set_message("NATS");
+    let mut spec = ClusterSpec::new(dir.join("nats"), "dev", read_bundle(&dir.join(BUNDLE))?.trust()?);
+    spec.nodes = usize::from(args.nodes);
+    spec.jetstream_max_file = 10 << 30;
+    let cluster = Cluster::start(spec).await?;
+    progress.set_message("nats-authority");
+    let port = api_port(&dir, args.api_port)?;
+    let config = write_config(&dir, &cluster, port.number())?;
+    let (mut service, url) = start_service(&dir, &config, &args.log).await?;
+    write_stack(&dir, &url, &database_url, &config, &service, &postgres, &cluster)?;
+    progress.finish_and_clear();
+    let shown = args.dir.display();
+    println!("API     {url}   (docs at {url}/docs)");
+    println!("token   {shown}/{ADMIN_TOKEN}");
+    println!("NATS    {}", cluster.urls().join(" "));
+    println!("try     export NATS_AUTHORITY_URL={url} NATS_AUTHORITY_TOKEN_FILE={shown}/{ADMIN_TOKEN}");
+    println!("        nats-authority org create acme --env prod --env dev --wait 10");
+    println!("logs    {shown}/service.log; all facts in {shown}/stack.json; Ctrl-C stops everything");
+    interrupted().await?;
+    // In the order of who needs whom. What somebody else stopped already is no failure.
+    let _ = service.stop(Signal::TERM, Duration::from_secs(30)).await;
+    let _ = cluster.stop().await;
+    let _ = postgres.stop().await;
+    Ok(0)
+}
+
+/// The database of the folder, made at the first start.
+async fn database(dir: &Path, postgres: &Postgres) -> Result<String> {
+    let marker = dir.join("database.made");
+    let url = if marker.exists() {
+        postgres.database_url(DATABASE)
+    } else {
+        let url = match postgres.create_database(DATABASE, None).await {
+            Ok(url) => url,
+            // Made by an earlier start that ended before it could say so.
+            Err(_) => postgres.database_url(DATABASE),
+        };
+        std::fs::write(&marker, "").map_err(|error| io_error("write", &marker, error))?;
+        url
+    };
+    write_private(&dir.join("database.url"), &url)?;
+    Ok(url)
+}
+
+const DATABASE: &str = "nats_authority";
+
+fn api_port(dir: &Path, wanted: u16) -> Result<Port> {
+    let file = dir.join("api.port");
+    let kept = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+    let port = Port::claim(if wanted == 0 { kept } else { Some(wanted) })?;
+    std::fs::write(&file, port.number().to_string()).map_err(|error| io_error("write", &file, error))?;
+    Ok(port)
+}
+
+fn write_config(dir: &Path, cluster: &Cluster, port: u16) -> Result<PathBuf> {
+    let file = dir.join("authority.toml");
+    let urls: Vec<_> = cluster.urls().iter().map(|url| format!("\"{url}\"")).collect();
+    let text = format!(
+        "# Written by `nats-authority dev` at each start.\n\
+         bundle = \"{BUNDLE}\"\n\n\
+         [http]\nlisten = \"127.0.0.1:{port}\"\nurl_file = \"api.url\"\n\n\
+         [database]\nurl_file = \"database.url\"\n\n\
+         [nats]\nurls = [{}]\n\n\
+         [sealing]\nkey_files = [\"{SEALING_KEY}\"]\n",
+        urls.join(", ")
+    );
+    write_private(&file, &text)?;
+    Ok(file)
+}
+
+async fn start_service(dir: &Path, config: &Path, log: &str) -> Result<(Process, String)> {
+    let url_file = dir.join("api.url");
+    let _ = std::fs::remove_file(&url_file);
+    let program = std::env::current_exe().map_err(|error| Error::internal("current_exe").with_source(error))?;
+    let mut command = Command::new(program);
+    command.arg("serve").arg("--config").arg(config).arg("--log").arg(log);
+    let mut service = Process::spawn("nats-authority", command, &dir.join("service.log"), Signal::TERM)?;
+    let end = tokio::time::Instant::now() + SERVICE_START;
+    loop {
+        service.expect_running()?;
+        if let Ok(url) = std::fs::read_to_string(&url_file) {
+            await_ready(&mut service, &url, end).await?;
+            return Ok((service, url));
+        }
+        pause(end, "the service did not listen").await?;
+    }
+}
+
+/// Ready: the database, the keys and the servers are there.
+async fn await_ready(service: &mut Process, url: &str, end: tokio::time::Instant) -> Result<()> {
+    let client = reqwest::Client::new();
+    loop {
+        service.expect_running()?;
+        if client.get(format!("{url}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            return Ok(());
+        }
+        pause(end, "the service did not become ready").await?;
+    }
+}
+
+async fn pause(end: tokio::time::Instant, what: &str) -> Result<()> {
+    if tokio::time::Instant::now() >= end {
+        return Err(Error::unavailable("dev-timeout", format!("{what} within {} s; see service.log", SERVICE_START.as_secs())));
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(())
+}
+
+fn write_stack(
+    dir: &Path,
+    url: &str,
+    database_url: &str,
+    config: &Path,
+    service: &Process,
+    postgres: &Postgres,
+    cluster: &Cluster,
+) -> Result<()> {
+    let servers: Vec<_> = cluster
+        .servers()
+        .iter()
+        .map(|server| json!({"name": server.name(), "pid": server.pid(), "url": server.url(), "config": server.config(), "log": server.log()}))
+        .collect();
+    let stack = json!({
+        "apiUrl": url,
+        "tokenFile": dir.join(ADMIN_TOKEN),
+        "databaseUrl": database_url,
+        "natsUrls": cluster.urls(),
+        "service": {"pid": service.pid(), "config": config, "log": dir.join("service.log")},
+        "postgres": {"pid": postgres.pid(), "log": postgres.log()},
+        "servers": servers,
+    });
+    let text = serde_json::to_string_pretty(&stack).map_err(|error| Error::internal("stack").with_source(error))?;
+    let new = dir.join("stack.json.new");
+    write_private(&new, &text)?;
+    let file = dir.join("stack.json");
+    std::fs::rename(&new, &file).map_err(|error| io_error("write", &file, error))
+}
+
+/// Replaces a file that only its owner may read.
+fn write_private(file: &Path, text: &str) -> Result<()> {
+    let _ = std::fs::remove_file(file);
+    super::files::write_new_secret(file, text)
+}
+
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} starting {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

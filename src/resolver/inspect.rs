@@ -1,0 +1,178 @@
+//! Asking the servers what they store and what they run.
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    answers::{self, ClientConnection, Effective, ServerInfo, ServerRef, Stored},
+    gather::Asker,
+};
+use crate::{
+    error::{Error, Result},
+    nkey::{Account, PublicKey},
+};
+
+/// What one server stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// The server.
+    pub server: ServerRef,
+    /// The accounts, or in words why they are not known.
+    pub accounts: Stored,
+}
+
+/// What one server runs for an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveAnswer {
+    /// The server.
+    pub server: ServerRef,
+    /// What it runs.
+    pub effective: Effective,
+}
+
+/// The client connections of an account on one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// The server.
+    pub server: ServerRef,
+    /// How many there are; none when the server did not answer.
+    pub total: Option<u64>,
+    /// The first 1,024 of them.
+    pub list: Vec<ClientConnection>,
+}
+
+/// What came of comparing hashes with one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pack {
+    /// It stores exactly the JWTs that were hashed.
+    Agrees,
+    /// It does not; these are all that it stores.
+    Differs(Vec<(PublicKey<Account>, String)>),
+}
+
+/// The hash of a set of JWTs: the XOR of the SHA-256 of each. The order does not matter. Servers hash
+/// every JWT that they store, that of the system account included.
+pub fn xor_hash(hashes: impl IntoIterator<Item = [u8; 32]>) -> [u8; 32] {
+    hashes.into_iter().fold([0; 32], |mut all, one| {
+        all.iter_mut().zip(one).for_each(|(all, one)| *all ^= one);
+        all
+    })
+}
+
+/// Every server that answers. Stops as soon as there are as many as the servers count themselves;
+/// otherwise (one may have died just now) some time after the last answer.
+pub(super) async fn discover(asker: &Asker<'_>) -> Result<Vec<ServerInfo>> {
+    let mut listener = asker.link.mux().listen();
+    for what in ["STATSZ", "VARZ"] {
+        listener.publish(asker.link.client(), &format!("$SYS.REQ.SERVER.PING.{what}"), "".into()).await?;
+    }
+    let hard = Instant::now() + asker.timing.answer;
+    let mut until = hard;
+    let mut servers: Vec<ServerInfo> = Vec::new();
+    let mut active = usize::MAX;
+    while let Ok(Some(message)) = timeout_at(until, listener.next()).await {
+        if let Some((_, Some(count))) = answers::presence(&message.payload) {
+            active = if active == usize::MAX { count } else { active.max(count) };
+        } else if let Some(info) = answers::server_info(&message.payload) {
+            asker.registry.learned(info.clone());
+            servers.retain(|other| other.name != info.name);
+            servers.push(info);
+        }
+        if servers.len() >= active {
+            break;
+        }
+        until = hard.min(Instant::now() + asker.timing.idle);
+    }
+    if servers.is_empty() {
+        return Err(Error::unavailable("nats-no-answer", "no NATS server answers"));
+    }
+    servers.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(servers)
+}
+
+/// What is stored under an account. The answers name no server, so as many are awaited as there are
+/// live servers, and others than full resolvers do not answer.
+pub(super) async fn lookup(asker: &Asker<'_>, account: PublicKey<Account>) -> Result<Vec<Option<String>>> {
+    let mut listener = asker.link.mux().listen();
+    let subject = format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP");
+    listener.publish(asker.link.client(), &subject, "".into()).await?;
+    let expected = asker.registry.expected().len();
+    let hard = Instant::now() + asker.timing.answer;
+    let mut until = hard;
+    let mut stored = Vec::new();
+    while let Ok(Some(message)) = timeout_at(until, listener.next()).await {
+        if message.status.is_some() {
+            return Err(Error::unavailable("nats-no-resolver", "no NATS server has a full resolver"));
+        }
+        let jwt = std::str::from_utf8(&message.payload).unwrap_or_default();
+        stored.push((!jwt.is_empty()).then(|| jwt.to_owned()));
+        if expected > 0 && stored.len() >= expected {
+            break;
+        }
+        until = hard.min(Instant::now() + asker.timing.idle);
+    }
+    if stored.is_empty() {
+        return Err(Error::unavailable("nats-no-answer", "no NATS server answers"));
+    }
+    Ok(stored)
+}
+
+pub(super) async fn list(asker: &Asker<'_>) -> Result<Vec<Listing>> {
+    let gathered = asker.all("$SYS.REQ.CLAIMS.LIST", Bytes::new(), answers::listing).await?;
+    Ok(gathered.into_all(
+        |server, accounts| Listing { server, accounts },
+        |server| Listing { server, accounts: Err("no answer".to_owned()) },
+    ))
+}
+
+pub(super) async fn pack(asker: &Asker<'_>, hash: [u8; 32]) -> Result<Pack> {
+    let mut listener = asker.link.mux().listen();
+    let payload = Bytes::copy_from_slice(&hash);
+    listener.publish(asker.link.client(), "$SYS.REQ.CLAIMS.PACK", payload).await?;
+    let mut stored = Vec::new();
+    // The server sends one message for each account, and an empty one at the end.
+    while let Ok(Some(message)) = timeout(asker.timing.answer, listener.next()).await {
+        if message.status.is_some() {
+            return Err(Error::unavailable("nats-no-resolver", "no NATS server has a full resolver"));
+        }
+        if message.payload.is_empty() {
+            return Ok(if stored.is_empty() { Pack::Agrees } else { Pack::Differs(stored) });
+        }
+        stored.extend(answers::packed(&message.payload));
+    }
+    Err(Error::unavailable("nats-no-answer", "no NATS server answers"))
+}
+
+pub(super) async fn effective(asker: &Asker<'_>, account: PublicKey<Account>) -> Result<Vec<EffectiveAnswer>> {
+    let question = serde_json::json!({ "account": account }).to_string();
+    let gathered = asker.all("$SYS.REQ.SERVER.PING.ACCOUNTZ", question.into(), answers::effective).await?;
+    Ok(gathered.into_all(
+        |server, effective| EffectiveAnswer { server, effective },
+        |server| EffectiveAnswer { server, effective: Effective::NoAnswer },
+    ))
+}
+
+/// Asking makes servers load the account that had not.
+pub(super) async fn connections(asker: &Asker<'_>, account: PublicKey<Account>) -> Result<Vec<Connections>> {
+    let subject = format!("$SYS.REQ.ACCOUNT.{account}.CONNZ");
+    let question = Bytes::from_static(br#"{"auth":true}"#);
+    let parse = |json: &[u8]| answers::connections(json).map(|(server, total, list)| (server, (total, list)));
+    let gathered = asker.all(&subject, question, parse).await?;
+    Ok(gathered.into_all(
+        |server, (total, list)| Connections { server, total: Some(total), list },
+        |server| Connections { server, total: None, list: Vec::new() },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_set_has_no_order_and_that_of_none_is_zero() {
+        let (a, b) = ([3; 32], [5; 32]);
+        assert_eq!(xor_hash([a, b]), xor_hash([b, a]));
+        assert_eq!(xor_hash([a, b]), [6; 32]);
+        assert_eq!(xor_hash([]), [0; 32]);
+    }
+}

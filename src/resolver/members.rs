@@ -1,0 +1,219 @@
+//! Pure: which servers are live, judged from what was heard of them. No I/O and no clock lives here.
+//!
+//! A server is known by its name, for its id is new at each start. It leaves when it says so
+//! (SHUTDOWN) or when it stays silent through [`MISSES`] rounds of pings that others answered: a
+//! killed server says nothing. When nobody answers, it is our own connection that is silent and
+//! nothing is learned about the servers.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::answers::{ServerInfo, ServerRef};
+
+/// How many rounds of pings a server may miss.
+pub const MISSES: u32 = 2;
+
+/// A server that was heard of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// Its id since its last start.
+    pub id: String,
+    /// It answers.
+    pub live: bool,
+    /// When it was last heard of.
+    pub last_seen: DateTime<Utc>,
+    /// How it last described itself under this id.
+    pub info: Option<ServerInfo>,
+}
+
+/// The servers at one moment; cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roll {
+    /// Grows each time that a server appears, restarts, leaves or returns.
+    pub epoch: u64,
+    /// The servers that are expected to answer.
+    pub live: Arc<[ServerRef]>,
+    /// The servers that are known and not live.
+    pub gone: Arc<[ServerRef]>,
+}
+
+/// What became of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is new, under a new id, or answers again.
+    Joined,
+    /// It ended or is silent.
+    Left,
+}
+
+#[derive(Debug)]
+struct Entry {
+    known: Known,
+    misses: u32,
+    /// It said that it ends: what is still heard under this id was said before.
+    ended: bool,
+}
+
+/// The servers by name.
+#[derive(Debug, Default)]
+pub struct Members {
+    servers: BTreeMap<String, Entry>,
+    epoch: u64,
+}
+
+impl Members {
+    /// A server said something at `now`.
+    pub fn heard(&mut self, server: &ServerRef, now: DateTime<Utc>) -> Option<Change> {
+        match self.servers.get_mut(&server.name) {
+            Some(entry) if entry.known.id == server.id => {
+                if entry.ended {
+                    return None;
+                }
+                entry.misses = 0;
+                entry.known.last_seen = now;
+                if std::mem::replace(&mut entry.known.live, true) {
+                    return None;
+                }
+            }
+            _ => {
+                let known =
+                    Known { name: server.name.clone(), id: server.id.clone(), live: true, last_seen: now, info: None };
+                self.servers.insert(server.name.clone(), Entry { known, misses: 0, ended: false });
+            }
+        }
+        self.epoch += 1;
+        Some(Change::Joined)
+    }
+
+    /// A server said that it ends.
+    pub fn ended(&mut self, server: &ServerRef) -> Option<Change> {
+        let entry = self.servers.get_mut(&server.name).filter(|entry| entry.known.id == server.id)?;
+        entry.ended = true;
+        let was_live = std::mem::replace(&mut entry.known.live, false);
+        self.epoch += u64::from(was_live);
+        was_live.then_some(Change::Left)
+    }
+
+    /// A round of pings is over, and the servers with the ids `heard` said something since it began.
+    /// Servers that are not live are forgotten `forget` after they were last heard of.
+    pub fn round_over(&mut self, heard: &HashSet<String>, now: DateTime<Utc>, forget: TimeDelta) -> Option<Change> {
+        let before = self.servers.len();
+        self.servers.retain(|_, entry| entry.known.live || now - entry.known.last_seen < forget);
+        let mut left = self.servers.len() != before;
+        if !heard.is_empty() {
+            for entry in self.servers.values_mut().filter(|entry| entry.known.live) {
+                if heard.contains(&entry.known.id) {
+                    entry.misses = 0;
+                    entry.known.last_seen = now;
+                } else {
+                    entry.misses += 1;
+                    entry.known.live = entry.misses < MISSES;
+                    left |= !entry.known.live;
+                }
+            }
+        }
+        self.epoch += u64::from(left);
+        left.then_some(Change::Left)
+    }
+
+    /// A live server missed the last round: the next one should not wait.
+    pub fn in_doubt(&self) -> bool {
+        self.servers.values().any(|entry| entry.known.live && entry.misses > 0)
+    }
+
+    /// A server described itself.
+    pub fn learned(&mut self, info: ServerInfo) {
+        if let Some(entry) = self.servers.get_mut(&info.name).filter(|entry| entry.known.id == info.id) {
+            entry.known.info = Some(info);
+        }
+    }
+
+    /// All servers, by name.
+    pub fn known(&self) -> Vec<Known> {
+        self.servers.values().map(|entry| entry.known.clone()).collect()
+    }
+
+    /// Who is live and who is not.
+    pub fn roll(&self) -> Roll {
+        let pick = |live: bool| {
+            let servers = self.servers.values().filter(|entry| entry.known.live == live);
+            servers.map(|entry| ServerRef { name: entry.known.name.clone(), id: entry.known.id.clone() }).collect()
+        };
+        Roll { epoch: self.epoch, live: pick(true), gone: pick(false) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(name: &str, id: &str) -> ServerRef {
+        ServerRef { name: name.to_owned(), id: id.to_owned() }
+    }
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(second, 0).unwrap()
+    }
+
+    fn ids(ids: &[&str]) -> HashSet<String> {
+        ids.iter().map(|id| (*id).to_owned()).collect()
+    }
+
+    const FORGET: TimeDelta = TimeDelta::seconds(100);
+
+    fn two() -> Members {
+        let mut members = Members::default();
+        assert_eq!(members.heard(&server("n1", "A"), at(1)), Some(Change::Joined));
+        assert_eq!(members.heard(&server("n2", "B"), at(1)), Some(Change::Joined));
+        assert_eq!(members.heard(&server("n2", "B"), at(2)), None);
+        members
+    }
+
+    #[test]
+    fn silence_while_others_answer_is_death_and_a_word_is_life() {
+        let mut members = two();
+        assert_eq!(members.round_over(&ids(&["A"]), at(3), FORGET), None);
+        assert!(members.in_doubt());
+        assert_eq!(members.round_over(&ids(&["A"]), at(4), FORGET), Some(Change::Left));
+        assert!(!members.in_doubt());
+        assert_eq!(&*members.roll().gone, &[server("n2", "B")]);
+        // Paused, not dead: the same id again.
+        assert_eq!(members.heard(&server("n2", "B"), at(5)), Some(Change::Joined));
+        assert!(members.roll().gone.is_empty());
+    }
+
+    #[test]
+    fn when_nobody_answers_nobody_is_dead() {
+        let mut members = two();
+        for second in 3..9 {
+            assert_eq!(members.round_over(&ids(&[]), at(second), FORGET), None);
+        }
+        assert_eq!(members.roll().live.len(), 2);
+    }
+
+    #[test]
+    fn a_restart_is_the_same_name_with_a_new_id() {
+        let mut members = two();
+        assert_eq!(members.ended(&server("n2", "B")), Some(Change::Left));
+        assert_eq!(members.heard(&server("n2", "B"), at(3)), None, "said before it ended");
+        assert_eq!(members.heard(&server("n2", "C"), at(4)), Some(Change::Joined));
+        assert_eq!(members.ended(&server("n2", "B")), None, "the end of the one before");
+        let roll = members.roll();
+        assert_eq!(&*roll.live, &[server("n1", "A"), server("n2", "C")]);
+        assert_eq!(roll.epoch, 4);
+    }
+
+    #[test]
+    fn the_long_gone_are_forgotten() {
+        let mut members = two();
+        members.ended(&server("n2", "B"));
+        assert_eq!(members.round_over(&ids(&["A"]), at(102), FORGET), Some(Change::Left));
+        assert_eq!(members.known().len(), 1);
+    }
+}

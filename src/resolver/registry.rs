@@ -1,0 +1,227 @@
+//! Keeps [`Members`] up to date: listens to what servers say of themselves and pings them.
+//!
+//! What lives here only watches. Everything that it sends is a ping or a question for a description.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::TimeDelta;
+use futures::StreamExt;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    answers::{self, ServerInfo, ServerRef},
+    connection::{Link, SystemConnection},
+    members::{Change, Known, Members, Roll},
+    system::Timing,
+};
+use crate::{clock::Clock, error::Result};
+
+struct Shared {
+    members: Mutex<Members>,
+    /// The ids that were heard since the present round began: any answer is a sign of life, for a
+    /// server that works through a thousand updates answers a ping only after them.
+    heard: Mutex<HashSet<String>>,
+    roll: watch::Sender<Roll>,
+    doubt: Notify,
+    clock: Arc<dyn Clock>,
+    timing: Timing,
+}
+
+/// The servers of the cluster, kept up to date until dropped.
+pub struct Registry {
+    shared: Arc<Shared>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Registry {
+    /// Begins to watch.
+    pub fn start(connection: Arc<SystemConnection>, clock: Arc<dyn Clock>, timing: Timing) -> Self {
+        let shared = Arc::new(Shared {
+            members: Mutex::default(),
+            heard: Mutex::default(),
+            roll: watch::Sender::new(Roll::default()),
+            doubt: Notify::new(),
+            clock,
+            timing,
+        });
+        let task = tokio::spawn(watch(shared.clone(), connection));
+        Self { shared, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The servers that are expected to answer now.
+    pub fn expected(&self) -> Arc<[ServerRef]> {
+        self.shared.roll.borrow().live.clone()
+    }
+
+    /// All servers that were heard of within the last hour, with how they describe themselves.
+    pub fn known(&self) -> Vec<Known> {
+        lock(&self.shared.members).known()
+    }
+
+    /// Who is live and who is not; changes when a server appears, restarts, leaves or returns.
+    pub fn roll(&self) -> watch::Receiver<Roll> {
+        self.shared.roll.subscribe()
+    }
+
+    /// Someone waits for a server that does not answer: asks now whether it lives.
+    pub fn doubt(&self) {
+        self.shared.doubt.notify_one();
+    }
+
+    /// A server said something. Cheap: it is called for every answer.
+    pub fn heard(&self, server: &ServerRef) {
+        self.shared.note(server);
+        if !self.shared.roll.borrow().live.contains(server) {
+            self.shared.heard(server);
+        }
+    }
+
+    /// A server described itself.
+    pub fn learned(&self, info: ServerInfo) {
+        self.shared.heard(&info.server());
+        lock(&self.shared.members).learned(info);
+    }
+}
+
+impl Shared {
+    fn note(&self, server: &ServerRef) {
+        let mut heard = lock(&self.heard);
+        if !heard.contains(&server.id) {
+            heard.insert(server.id.clone());
+        }
+    }
+
+    fn heard(&self, server: &ServerRef) -> Option<Change> {
+        if server.id.is_empty() {
+            return None;
+        }
+        self.note(server);
+        self.change(|members| members.heard(server, self.clock.now()))
+    }
+
+    /// Changes the members and tells of it.
+    fn change(&self, how: impl FnOnce(&mut Members) -> Option<Change>) -> Option<Change> {
+        let mut members = lock(&self.members);
+        let change = how(&mut members)?;
+        // Under the lock, so that rolls are told in their order.
+        let roll = members.roll();
+        tracing::info!(epoch = roll.epoch, live = roll.live.len(), gone = roll.gone.len(), "the NATS servers changed");
+        self.roll.send_replace(roll);
+        Some(change)
+    }
+}
+
+/// How often servers are asked to describe themselves again: their configuration can be reloaded.
+const DESCRIBE: Duration = Duration::from_mins(1);
+/// The pause when the connection cannot be used.
+const RETRY: Duration = Duration::from_millis(200);
+
+async fn watch(shared: Arc<Shared>, connection: Arc<SystemConnection>) {
+    loop {
+        let mut state = connection.state();
+        let Ok(link) = connection.link() else {
+            // The connection outlives us, so there is always a next state.
+            let _ = state.changed().await;
+            continue;
+        };
+        let replaced = async {
+            let other = |generation| generation != link.generation();
+            // An error means that the connection is gone for good: then we are as well.
+            let _ = state.wait_for(|state| other(state.generation)).await;
+        };
+        tokio::select! {
+            () = replaced => {}
+            result = watch_link(&shared, &link) => {
+                if let Err(error) = result {
+                    tracing::debug!(cause = error.internal_report(), "the NATS servers cannot be watched: {error}");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Watches over one connection; returns when it is closed for good.
+async fn watch_link(shared: &Shared, link: &Link) -> Result<()> {
+    let client = link.client();
+    let subscribe = |subject: &'static str| async move {
+        client.subscribe(subject).await.map_err(|error| {
+            crate::error::Error::unavailable("nats-subscribe", "cannot listen to the NATS servers").with_source(error)
+        })
+    };
+    let mut statsz = subscribe("$SYS.SERVER.*.STATSZ").await?;
+    let mut shutdown = subscribe("$SYS.SERVER.*.SHUTDOWN").await?;
+    let (mut pings, mut descriptions) = (link.mux().listen(), link.mux().listen());
+    let timing = shared.timing;
+    let mut tick = tokio::time::interval(timing.ping);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut describe = tokio::time::interval(DESCRIBE);
+    let mut round: Option<Instant> = None;
+    loop {
+        let round_over = async {
+            match round {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut ping = false;
+        tokio::select! {
+            Some(message) = shutdown.next() => {
+                if let Some((server, _)) = answers::presence(&message.payload) {
+                    shared.change(|members| members.ended(&server));
+                }
+            }
+            message = statsz.next() => {
+                let Some(message) = message else { return Ok(()) };
+                joined(shared, link, &descriptions, &message.payload).await?;
+            }
+            message = pings.next() => {
+                let Some(message) = message else { return Ok(()) };
+                joined(shared, link, &descriptions, &message.payload).await?;
+            }
+            Some(message) = descriptions.next() => {
+                if let Some(info) = answers::server_info(&message.payload) {
+                    shared.heard(&info.server());
+                    lock(&shared.members).learned(info);
+                }
+            }
+            () = round_over => {
+                round = None;
+                let heard = std::mem::take(&mut *lock(&shared.heard));
+                let forget = TimeDelta::from_std(timing.forget).unwrap_or(TimeDelta::MAX);
+                shared.change(|members| members.round_over(&heard, shared.clock.now(), forget));
+                ping = lock(&shared.members).in_doubt() && link.is_connected();
+            }
+            _ = tick.tick() => ping = true,
+            () = shared.doubt.notified() => ping = true,
+            _ = describe.tick() => descriptions.publish(client, "$SYS.REQ.SERVER.PING.VARZ", "".into()).await?,
+        }
+        if ping && round.is_none() {
+            lock(&shared.heard).clear();
+            pings.publish(client, "$SYS.REQ.SERVER.PING.IDZ", "".into()).await?;
+            round = Some(Instant::now() + timing.ping_window);
+        }
+    }
+}
+
+/// Notes who speaks, and asks who is new to describe itself.
+async fn joined(shared: &Shared, link: &Link, descriptions: &super::mux::Listener, json: &[u8]) -> Result<()> {
+    let Some((server, _)) = answers::presence(json) else { return Ok(()) };
+    if shared.heard(&server) == Some(Change::Joined) {
+        let subject = format!("$SYS.REQ.SERVER.{}.VARZ", server.id);
+        descriptions.publish(link.client(), &subject, "".into()).await?;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

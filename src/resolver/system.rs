@@ -1,0 +1,155 @@
+//! [`Resolver`] over a system account's connection.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+
+use super::{
+    Resolver,
+    answers::{ServerInfo, StoreResult},
+    connection::{Link, SystemConnection},
+    delete::{self, DeleteOutcome},
+    gather::Asker,
+    inspect::{self, Connections, EffectiveAnswer, Listing, Pack},
+    members::Known,
+    push::{self, PushJob, PushOutcome},
+    registry::Registry,
+};
+use crate::{
+    clock::Clock,
+    error::Result,
+    nkey::{Account, PublicKey},
+};
+
+/// How long to wait for servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// For the answers to one request, at most.
+    pub answer: Duration,
+    /// For more answers after the last one, where it is not known how many will come.
+    pub idle: Duration,
+    /// Until a server that does not answer is pinged.
+    pub doubt: Duration,
+    /// Between the rounds of pings.
+    pub ping: Duration,
+    /// For the answers to a ping; two rounds without one and the server is not live.
+    pub ping_window: Duration,
+    /// Until a server that is not live is forgotten.
+    pub forget: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(5),
+            idle: Duration::from_millis(500),
+            doubt: Duration::from_millis(250),
+            ping: Duration::from_secs(2),
+            ping_window: Duration::from_millis(500),
+            forget: Duration::from_hours(1),
+        }
+    }
+}
+
+/// Speaks to real servers.
+pub struct SystemResolver {
+    connection: Arc<SystemConnection>,
+    registry: Registry,
+    timing: Timing,
+}
+
+impl SystemResolver {
+    /// Begins to watch the servers over `connection`.
+    pub fn start(connection: Arc<SystemConnection>, clock: Arc<dyn Clock>, timing: Timing) -> Self {
+        let registry = Registry::start(connection.clone(), clock, timing);
+        Self { connection, registry, timing }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &SystemConnection {
+        &self.connection
+    }
+
+    /// The servers.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn asker<'a>(&'a self, link: &'a Link) -> Asker<'a> {
+        Asker { link, registry: &self.registry, timing: self.timing }
+    }
+}
+
+/// Runs an operation over the present connection, which stays open until it is done.
+macro_rules! ask {
+    ($self:ident, $operation:path $(, $argument:expr)*) => {
+        async move {
+            let link = $self.connection.link()?;
+            $operation(&$self.asker(&link) $(, $argument)*).await
+        }
+        .boxed()
+    };
+}
+
+impl Resolver for SystemResolver {
+    fn discover(&self) -> BoxFuture<'_, Result<Vec<ServerInfo>>> {
+        ask!(self, inspect::discover)
+    }
+
+    fn known(&self) -> Vec<Known> {
+        self.registry.known()
+    }
+
+    fn push_many<'a>(&'a self, jobs: BoxStream<'a, PushJob>, in_flight: usize) -> BoxStream<'a, PushOutcome> {
+        jobs.map(move |job| self.push(job)).buffer_unordered(in_flight.max(1)).boxed()
+    }
+
+    fn push(&self, job: PushJob) -> BoxFuture<'_, PushOutcome> {
+        async move {
+            match self.connection.link() {
+                Ok(link) => push::push(&self.asker(&link), job).await,
+                Err(_) => PushOutcome {
+                    account: job.account,
+                    per_server: push::everyone(&self.registry, &StoreResult::NoAnswer),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn lookup(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Option<String>>>> {
+        ask!(self, inspect::lookup, account)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Listing>>> {
+        ask!(self, inspect::list)
+    }
+
+    fn pack(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<Pack>> {
+        ask!(self, inspect::pack, hash)
+    }
+
+    fn effective(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<EffectiveAnswer>>> {
+        ask!(self, inspect::effective, account)
+    }
+
+    fn connections(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Connections>>> {
+        ask!(self, inspect::connections, account)
+    }
+
+    fn delete(&self, accounts: Vec<PublicKey<Account>>, request: String) -> BoxFuture<'_, DeleteOutcome> {
+        async move {
+            match self.connection.link() {
+                Ok(link) => delete::delete(&self.asker(&link), accounts, request).await,
+                Err(_) => {
+                    DeleteOutcome { accounts, per_server: push::everyone(&self.registry, &StoreResult::NoAnswer) }
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn purge(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<()>> {
+        ask!(self, delete::purge, account)
+    }
+}

@@ -1,0 +1,102 @@
+//! Makes the event stream and the KV bucket of each new environment in its organization's account,
+//! and removes them with it. Connects for each as a user that may do just that and lives two minutes.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{TICK, backoff, nudged};
+use crate::{
+    authority::Authority,
+    error::Result,
+    model::{EnvState, Environment},
+    resolver::{
+        SystemResolver, UserCredential,
+        jetstream::{self, EnvironmentStreams},
+    },
+    store::environments::DueEnvironment,
+};
+
+/// How many environments are claimed, and worked on, at a time.
+const AT_ONCE: i64 = 8;
+
+/// How long other replicas leave a claimed environment alone, seconds.
+const LEASE: i64 = 60;
+
+pub(super) struct Provision {
+    authority: Arc<Authority>,
+    resolver: Arc<SystemResolver>,
+    replicas: Option<usize>,
+}
+
+impl Provision {
+    pub(super) fn new(authority: Arc<Authority>, resolver: Arc<SystemResolver>, replicas: Option<usize>) -> Self {
+        Self { authority, resolver, replicas }
+    }
+
+    pub(super) async fn run(self, stop: CancellationToken) {
+        loop {
+            match self.provision_due().await {
+                Ok(0) => {}
+                Ok(_) => continue,
+                Err(error) => tracing::warn!(%error, cause = error.internal_report(), "provision"),
+            }
+            if !nudged(&self.authority.provision_wanted, TICK, &stop).await {
+                return;
+            }
+        }
+    }
+
+    async fn provision_due(&self) -> Result<usize> {
+        let authority = &self.authority;
+        if authority.standing().live().next().is_none() {
+            return Ok(0);
+        }
+        let due = authority.store().claim_due_environments(AT_ONCE, LEASE, authority.now()).await?;
+        let count = due.len();
+        let mut done = futures::stream::iter(due).map(|due| self.one(due)).buffer_unordered(count.max(1));
+        while let Some(result) = done.next().await {
+            result?;
+        }
+        Ok(count)
+    }
+
+    async fn one(&self, due: DueEnvironment) -> Result<()> {
+        let store = self.authority.store();
+        match self.work(&due).await {
+            Ok(()) => store.environment_done(due.id).await?,
+            Err(error) => {
+                let cause = error.internal_report();
+                tracing::warn!(%error, cause, environment = %Environment::new(due.org.clone(), due.env_type.clone()).name(), "provision");
+                let again_at = self.authority.now() + backoff(due.attempts);
+                store.environment_failed(due.id, &error.to_string(), again_at).await?;
+            }
+        }
+        self.authority.announce(due.account);
+        Ok(())
+    }
+
+    async fn work(&self, due: &DueEnvironment) -> Result<()> {
+        let environment = Environment::new(due.org.clone(), due.env_type.clone());
+        let sizes = self.authority.policies().plan(&due.plan)?.environment;
+        let servers = self.authority.standing().jetstream_servers();
+        let streams = EnvironmentStreams {
+            event_stream: environment.stream(),
+            subjects: environment.subjects(),
+            event_bytes: sizes.event_stream_max_bytes,
+            bucket: environment.bucket(),
+            bucket_bytes: sizes.kv_bucket_max_bytes,
+            replicas: self.replicas.unwrap_or(if servers >= 3 { 3 } else { 1 }),
+        };
+        let user = self.authority.provisioner(&due.org, &due.env_type, due.account).await?;
+        let expires_at = chrono::DateTime::from_timestamp(user.expires_at, 0).unwrap_or_default();
+        let credential = UserCredential { jwt: user.jwt, key: user.key, expires_at };
+        let client = self.resolver.connection().connect_as(credential).await?;
+        if due.state == EnvState::Deleting {
+            jetstream::remove(client, &streams).await
+        } else {
+            jetstream::make(client, &streams).await
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Watches the servers: tells the authority how they stand, remembers them in the ledger, and makes
+//! accounts due for a server that appeared or came back.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use super::TICK;
+use crate::{
+    authority::{Authority, ServerStanding, Standing},
+    error::Result,
+    nkey::{Operator, PublicKey},
+    resolver::{Known, Resolver, SystemResolver},
+    store::servers::ServerRow,
+};
+
+pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
+    let mut roll = resolver.registry().roll();
+    let mut state = resolver.connection().state();
+    let mut checked: HashMap<String, String> = HashMap::new();
+    loop {
+        if let Err(error) = look(&authority, &resolver, &mut checked).await {
+            tracing::warn!(%error, cause = error.internal_report(), "the servers' state could not be recorded");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = roll.changed() => {}
+            _ = state.changed() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}
+
+/// One look. `checked` holds the id under which each live server was last taken care of.
+async fn look(authority: &Authority, resolver: &SystemResolver, checked: &mut HashMap<String, String>) -> Result<()> {
+    let state = resolver.connection().state().borrow().clone();
+    let connected =
+        if state.connected { Ok(()) } else { Err(state.last_error.unwrap_or_else(|| "connecting".to_owned())) };
+    let before = authority.standing();
+    let key = authority.operator_signing_key();
+    let mut servers: HashMap<String, ServerStanding> =
+        before.servers.iter().map(|server| (server.row.name.clone(), lost(server))).collect();
+    for known in resolver.known() {
+        let standing = standing(&known, before.servers.iter().find(|s| s.row.name == known.name), key);
+        servers.insert(known.name, standing);
+    }
+    let mut servers: Vec<_> = servers.into_values().collect();
+    servers.sort_by(|a, b| a.row.name.cmp(&b.row.name));
+    for server in servers.iter().filter(|s| s.trusts_us == Some(false) && s.row.live) {
+        tracing::error!(
+            server = server.row.name,
+            "the server does not trust this operator's signing key; nothing is signed"
+        );
+    }
+    let news: Vec<ServerRow> = servers
+        .iter()
+        .filter(|server| before.servers.iter().all(|b| !same(&b.row, &server.row)))
+        .map(|server| server.row.clone())
+        .collect();
+    authority.set_standing(Standing { servers: servers.clone(), connected });
+    if !news.is_empty() {
+        authority.store().save_servers(&news).await?;
+    }
+    for server in servers {
+        if !server.row.live {
+            checked.remove(&server.row.name);
+        } else if checked.get(&server.row.name) != Some(&server.row.id) {
+            let due = authority.store().due_for_server(&server.row.name, &server.row.id, authority.now()).await?;
+            if due > 0 {
+                tracing::info!(server = server.row.name, accounts = due, "a server appeared or came back");
+                authority.push_wanted.notify_one();
+            }
+            checked.insert(server.row.name, server.row.id);
+        }
+    }
+    Ok(())
+}
+
+/// A server of which the registry knows nothing now.
+fn lost(server: &ServerStanding) -> ServerStanding {
+    ServerStanding { row: ServerRow { live: false, ..server.row.clone() }, trusts_us: server.trusts_us }
+}
+
+/// What is known of a server; what it has not told yet stays as it was.
+fn standing(known: &Known, before: Option<&ServerStanding>, key: PublicKey<Operator>) -> ServerStanding {
+    let mut row = before.map_or_else(
+        || ServerRow {
+            name: known.name.clone(),
+            id: String::new(),
+            cluster: None,
+            version: String::new(),
+            max_memory: 0,
+            max_disk: 0,
+            max_payload: 1 << 20,
+            live: false,
+            seen_at: known.last_seen,
+        },
+        |before| before.row.clone(),
+    );
+    row.id.clone_from(&known.id);
+    row.live = known.live;
+    row.seen_at = known.last_seen;
+    let mut trusts_us = before.filter(|before| before.row.id == known.id).and_then(|before| before.trusts_us);
+    if let Some(info) = &known.info {
+        row.cluster.clone_from(&info.cluster);
+        row.version.clone_from(&info.version);
+        row.max_payload = i64::try_from(info.max_payload).unwrap_or(i64::MAX);
+        let jetstream = info.jetstream.as_ref();
+        row.max_memory = jetstream.map_or(0, |jetstream| jetstream.max_memory);
+        row.max_disk = jetstream.map_or(0, |jetstream| jetstream.max_storage);
+        trusts_us = Some(info.trusts(&key));
+    }
+    ServerStanding { row, trusts_us }
+}
+
+/// Nothing worth writing has changed: when it was last seen alone is not.
+fn same(a: &ServerRow, b: &ServerRow) -> bool {
+    *a == ServerRow { seen_at: a.seen_at, ..b.clone() }
+}

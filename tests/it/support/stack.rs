@@ -1,0 +1,134 @@
+//! A whole deployment without HTTP: a database, three servers, the authority and its tasks.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectOptions};
+use nats_authority::{
+    authority::{
+        Actor, Authority, Issued, Parts, Settings, bundle,
+        requests::{NewCredential, NewOrganization},
+    },
+    clock::{Clock, SystemClock},
+    dev::nats::{Cluster, ClusterSpec},
+    entropy::{Entropy, SystemEntropy},
+    model::{
+        EnvType, NameRules, OrgSlug,
+        view::{Convergence, OrganizationView},
+    },
+    policy::Policies,
+    resolver::SystemResolver,
+    signer::{SealingKey, SealingKeys, Signer},
+    store::Store,
+    tasks,
+};
+use secrecy::SecretString;
+use tempfile::TempDir;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::TestDatabase;
+
+pub struct Stack {
+    pub cluster: Cluster,
+    pub authority: Arc<Authority>,
+    pub resolver: Arc<SystemResolver>,
+    pub actor: Actor,
+    stop: CancellationToken,
+    _database: TestDatabase,
+    _dir: TempDir,
+}
+
+impl Stack {
+    pub async fn start(nodes: usize) -> Self {
+        let database = super::migrated_database().await;
+        let dir = super::temp_dir();
+        let store =
+            Store::connect(&SecretString::from(database.url().to_owned()), 8, Duration::from_secs(10)).await.unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
+        let sealing =
+            SealingKeys::new(vec![SealingKey::parse(&SealingKey::generate(entropy.as_ref())).unwrap()]).unwrap();
+        let signer = Arc::new(Signer::new(sealing, Arc::clone(&entropy)));
+        let new = bundle::create("test", &signer, clock.as_ref(), entropy.as_ref()).unwrap();
+        new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap();
+        let mut spec = ClusterSpec::new(dir.path(), "test", new.bundle.trust().unwrap());
+        spec.nodes = nodes;
+        spec.jetstream_max_file = 10 << 30;
+        let cluster = Cluster::start(spec).await.unwrap();
+        let settings = Settings { names: NameRules::default(), default_plan: "s".to_owned(), overcommit: 1.0 };
+        let policies = Policies::builtin().unwrap();
+        let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await.unwrap();
+        let stop = CancellationToken::new();
+        let setup = tasks::Setup {
+            nats_urls: cluster.urls(),
+            tls_ca: None,
+            answer_timeout: Duration::from_secs(2),
+            replicas: None,
+        };
+        let resolver = tasks::start(&authority, &setup, &TaskTracker::new(), &stop).unwrap();
+        let actor = Actor { subject: "test".to_owned(), request_id: None };
+        let stack = Self { cluster, authority, resolver, actor, stop, _database: database, _dir: dir };
+        stack.servers_live(nodes).await;
+        stack
+    }
+
+    /// Waits until so many servers are live and have told their capacity.
+    pub async fn servers_live(&self, nodes: usize) {
+        eventually("servers live", || async {
+            let standing = self.authority.standing();
+            standing.live().filter(|server| server.trusts_us == Some(true)).count() == nodes
+        })
+        .await;
+    }
+
+    pub async fn onboard(&self, slug: &str, environments: &[&str]) -> OrganizationView {
+        let request = NewOrganization {
+            slug: slug.to_owned(),
+            environments: environments.iter().map(|text| (*text).to_owned()).collect(),
+            ..NewOrganization::default()
+        };
+        self.authority.onboard(&self.actor, request).await.unwrap().0
+    }
+
+    /// Waits until every live server runs the organization's account and its environments are ready.
+    pub async fn converged(&self, slug: &str) -> OrganizationView {
+        let slug: OrgSlug = slug.parse().unwrap();
+        eventually("converged", || async {
+            let view = self.authority.organization(&slug).await.unwrap();
+            let ready = view.environments.iter().all(|env| env.state == nats_authority::model::EnvState::Ready);
+            view.resolver.state == Convergence::Converged && ready
+        })
+        .await;
+        self.authority.organization(&slug).await.unwrap()
+    }
+
+    pub async fn issue(&self, slug: &str, env: &str, role: &str) -> Issued {
+        let request = NewCredential { name: format!("{role}-1"), role: role.to_owned(), ..NewCredential::default() };
+        let (slug, env): (OrgSlug, EnvType) = (slug.parse().unwrap(), env.parse().unwrap());
+        self.authority.issue(&self.actor, &slug, &env, request).await.unwrap()
+    }
+
+    /// A client with issued creds, connected to server `index`.
+    pub async fn connect(&self, issued: &Issued, index: usize) -> Result<Client, async_nats::ConnectError> {
+        let creds = issued.creds.as_ref().unwrap();
+        ConnectOptions::with_credentials(creds)
+            .unwrap()
+            .custom_inbox_prefix(issued.credential.inbox_prefix.clone())
+            .connect(self.cluster.servers()[index].url())
+            .await
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Asks until it holds; fails the test after half a minute.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < end, "not within 30 s: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
