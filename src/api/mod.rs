@@ -1,1 +1,125 @@
-//! Not yet written.
+//! HTTP: routes, callers, problems, the OpenAPI document. What may be done and what follows from it is
+//! decided in `authority`; here requests are read, callers known and answers written.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `request` | what surrounds every request: id, span, figures, time limit |
+//! | `caller` | who asks, and whether it may |
+//! | `extract` | bodies, paths and queries, read into types |
+//! | [`problem`] | the one mapping from errors to statuses |
+//! | `page`, `prefer` | lists; waiting for the servers |
+//! | the others | one resource each |
+
+pub mod audit;
+mod caller;
+pub mod credentials;
+pub mod environments;
+mod extract;
+pub mod keys;
+mod openapi;
+pub mod operator;
+pub mod organizations;
+pub mod page;
+pub mod policies;
+pub mod prefer;
+pub mod probes;
+pub mod problem;
+mod request;
+pub mod resolver;
+mod url_resolver;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::FromRef,
+    http::{HeaderValue, header},
+    middleware::{from_fn_with_state, map_response},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::authority::Authority;
+
+/// Where the resources live.
+pub const BASE: &str = "/api/v1";
+
+/// What handlers need.
+#[derive(Clone)]
+pub struct ApiState {
+    authority: Arc<Authority>,
+    callers: Arc<caller::Callers>,
+}
+
+impl ApiState {
+    /// The state of an API over this authority.
+    pub fn new(authority: Arc<Authority>) -> Self {
+        Self { authority, callers: Arc::default() }
+    }
+}
+
+impl FromRef<ApiState> for Arc<Authority> {
+    fn from_ref(state: &ApiState) -> Self {
+        Self::clone(&state.authority)
+    }
+}
+
+/// The whole API: resources behind authentication, probes and the URL resolver without.
+pub fn router(state: ApiState) -> Router {
+    let (resources, _) = resources().split_for_parts();
+    let resources = resources
+        .fallback(request::no_route)
+        .method_not_allowed_fallback(request::no_method)
+        .layer(from_fn_with_state(state.clone(), caller::authenticate))
+        .layer(map_response(no_store));
+    let (public, _) = public().split_for_parts();
+    let document = axum::body::Bytes::from(openapi().to_json().unwrap_or_default());
+    let docs: Router<ApiState> = SwaggerUi::new("/docs").config(Config::from("/openapi.json")).into();
+    Router::new()
+        .nest(BASE, resources)
+        .merge(public)
+        .merge(docs)
+        .route("/openapi.json", get(move || std::future::ready(json(document.clone()))))
+        .fallback(request::no_route)
+        .method_not_allowed_fallback(request::no_method)
+        .layer(CatchPanicLayer::custom(request::panicked))
+        .layer(from_fn_with_state(state.clone(), request::surround))
+        .with_state(state)
+}
+
+/// The OpenAPI document of [`router`].
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut document =
+        OpenApiRouter::with_openapi(openapi::base()).merge(public()).nest(BASE, resources()).into_openapi();
+    openapi::finish(&mut document);
+    document
+}
+
+fn resources() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .merge(organizations::routes())
+        .merge(environments::routes())
+        .merge(credentials::routes())
+        .merge(keys::routes())
+        .merge(operator::routes())
+        .merge(policies::routes())
+        .merge(resolver::routes())
+        .merge(audit::routes())
+}
+
+fn public() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new().merge(url_resolver::routes()).merge(probes::routes())
+}
+
+/// What the resources answer is the caller's alone, and true only now.
+async fn no_store(mut response: Response) -> Response {
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn json(document: axum::body::Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document).into_response()
+}

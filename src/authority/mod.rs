@@ -19,6 +19,7 @@ pub mod proof;
 pub mod requests;
 pub mod server_config;
 mod standing;
+mod wait;
 
 use std::sync::Arc;
 
@@ -181,12 +182,23 @@ impl Authority {
         let _ = self.progress.send(account);
     }
 
+    /// The accounts about which something changes from now on.
+    pub fn progress(&self) -> broadcast::Receiver<PublicKey<Account>> {
+        self.progress.subscribe()
+    }
+
+    /// The operator's signing key can be opened with the configured sealing keys.
+    pub fn check_signing_key(&self) -> Result<()> {
+        self.signer.check(&self.operator_key)
+    }
+
     /// The public key of the operator's signing key.
     pub fn operator_signing_key(&self) -> PublicKey<crate::nkey::Operator> {
         self.operator_key.public
     }
 
-    fn id(&self) -> Uuid {
+    /// A new identifier.
+    pub fn id(&self) -> Uuid {
         new_id(self.clock.as_ref(), self.entropy.as_ref())
     }
 

@@ -1,0 +1,137 @@
+//! The operator: what it is, what servers have to trust, and users of the system account for tools.
+
+use std::{path::Path, sync::Arc};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use zeroize::Zeroizing;
+
+use super::{ApiState, caller::Caller, extract::Body, keys::KeyView, page::List, problem::Refusal};
+use crate::{
+    authority::{
+        Authority,
+        requests::NewSystemCredential,
+        server_config::{ResolverKind, Trust, operator_section},
+    },
+    error::Error,
+};
+
+/// Where servers store account JWTs, relative to their working directory; a deployment that wants
+/// another place changes the line.
+const RESOLVER_DIR: &str = "./jwt";
+
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(show_operator))
+        .routes(routes!(list_operator_keys))
+        .routes(routes!(issue_system_credential))
+        .routes(routes!(show_server_config))
+}
+
+/// The operator of this deployment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorView {
+    /// For people.
+    pub name: String,
+    /// Public key of its identity.
+    pub public_key: String,
+    /// Public key that signs accounts.
+    pub signing_key: String,
+    /// Public key of the system account.
+    pub system_account: String,
+    /// The operator JWT.
+    pub jwt: String,
+    /// When this deployment took it.
+    pub adopted_at: DateTime<Utc>,
+}
+
+/// Shows the operator.
+#[utoipa::path(
+    get, path = "/operator", tag = "operator",
+    responses((status = 200, description = "The operator", body = OperatorView)),
+)]
+async fn show_operator(State(authority): State<Arc<Authority>>) -> Json<OperatorView> {
+    let row = authority.operator();
+    Json(OperatorView {
+        name: row.name.clone(),
+        public_key: row.public_key.to_string(),
+        signing_key: authority.operator_signing_key().to_string(),
+        system_account: row.system_account.to_string(),
+        jwt: row.jwt.clone(),
+        adopted_at: row.adopted_at,
+    })
+}
+
+/// Lists the operator's signing keys, the oldest first.
+#[utoipa::path(
+    get, path = "/operator/keys", tag = "operator",
+    responses((status = 200, description = "All of them", body = List<KeyView>)),
+)]
+async fn list_operator_keys(State(authority): State<Arc<Authority>>) -> Result<Json<List<KeyView>>, Refusal> {
+    let rows = authority.store().operator_keys().await?;
+    Ok(Json(List::whole(rows.into_iter().map(KeyView::from).collect())))
+}
+
+/// A user of the system account for tools, answered once.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct SystemCredential {
+    /// The creds file. Secret; it cannot be had again.
+    #[serde(serialize_with = "expose", deserialize_with = "take")]
+    #[schema(value_type = String)]
+    pub creds: Zeroizing<String>,
+}
+
+fn expose<S: Serializer>(creds: &Zeroizing<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(creds)
+}
+
+fn take<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zeroizing<String>, D::Error> {
+    String::deserialize(deserializer).map(Zeroizing::new)
+}
+
+/// Issues a short-lived user of the system account.
+///
+/// For tools such as `nats server`. It may do everything in the system account; the audit log has it.
+#[utoipa::path(
+    post, path = "/operator/system-credentials", tag = "operator", request_body = NewSystemCredential,
+    responses((status = 201, description = "Issued", body = SystemCredential)),
+)]
+async fn issue_system_credential(
+    State(authority): State<Arc<Authority>>,
+    caller: Caller,
+    Body(request): Body<NewSystemCredential>,
+) -> Result<Response, Refusal> {
+    let creds = authority.system_credential(&caller.actor, &request).await?;
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, no_store, Json(SystemCredential { creds })).into_response())
+}
+
+/// Shows the part of `nats-server.conf` that makes servers trust this operator.
+#[utoipa::path(
+    get, path = "/operator/server-config", tag = "operator",
+    responses((status = 200, description = "To be included by every server", body = String, content_type = "text/plain")),
+)]
+async fn show_server_config(State(authority): State<Arc<Authority>>) -> Result<Response, Refusal> {
+    let operator = authority.operator();
+    let system_account_jwt = authority
+        .store()
+        .account_jwt(operator.system_account)
+        .await?
+        .ok_or_else(|| Error::internal("the system account has no JWT"))?;
+    let trust = Trust {
+        operator_jwt: operator.jwt.clone(),
+        system_account: operator.system_account.to_string(),
+        system_account_jwt,
+    };
+    let text = operator_section(&trust, &ResolverKind::Full, Path::new(RESOLVER_DIR));
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}

@@ -1,0 +1,229 @@
+//! Organizations.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiState,
+    caller::Caller,
+    extract::{Body, OptionalBody, OrgPath, Query},
+    page::{Limit, List, page},
+    prefer::Prefer,
+    problem::Refusal,
+};
+use crate::{
+    authority::{
+        Authority,
+        requests::{ChangeOrganization, NewOrganization, Reason},
+    },
+    model::{OrgSlug, OrgState, view::OrganizationView},
+};
+
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(onboard_organization, list_organizations))
+        .routes(routes!(show_organization, change_organization, delete_organization))
+        .routes(routes!(suspend_organization))
+        .routes(routes!(resume_organization))
+}
+
+/// Onboards an organization.
+///
+/// Finds it when it is already there with the same content, so that a repeated request does no harm.
+#[utoipa::path(
+    post, path = "/orgs", tag = "organizations", request_body = NewOrganization,
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10")),
+    responses(
+        (status = 201, description = "Onboarded", body = OrganizationView),
+        (status = 200, description = "It was there already", body = OrganizationView),
+        (status = 409, description = "The slug is taken by another one, or the cluster has not what the plan promises"),
+    ),
+)]
+async fn onboard_organization(
+    State(authority): State<Arc<Authority>>,
+    caller: Caller,
+    prefer: Prefer,
+    Body(request): Body<NewOrganization>,
+) -> Result<Response, Refusal> {
+    let (view, created) = authority.onboard(&caller.actor, request).await?;
+    let slug = view.slug.parse()?;
+    let view = prefer.settle(&authority, &slug, true).await?.unwrap_or(view);
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let location = [(header::LOCATION, format!("/api/v1/orgs/{slug}"))];
+    Ok((status, prefer.applied(), location, Json(view)).into_response())
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListOrganizations {
+    /// Only those in this state; deleted ones are listed only with `deleted`.
+    state: Option<OrgState>,
+    /// Only those on this plan.
+    plan: Option<String>,
+    /// How many at most.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<Limit>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists organizations by slug.
+#[utoipa::path(
+    get, path = "/orgs", tag = "organizations", params(ListOrganizations),
+    responses((status = 200, description = "A page", body = List<OrganizationView>)),
+)]
+async fn list_organizations(
+    State(authority): State<Arc<Authority>>,
+    Query(query): Query<ListOrganizations>,
+) -> Result<Json<List<OrganizationView>>, Refusal> {
+    let page =
+        page(query.limit, query.cursor.as_deref(), |key| key.parse::<OrgSlug>().ok().map(|slug| slug.to_string()))?;
+    let (items, more) = authority.organizations(query.state, query.plan.as_deref(), &page).await?;
+    Ok(Json(List::page(items, more, |last| last.slug.clone())))
+}
+
+/// Shows an organization.
+#[utoipa::path(
+    get, path = "/orgs/{org}", tag = "organizations",
+    params(("org" = String, Path, description = "Slug", example = "acme")),
+    responses((status = 200, description = "The organization", body = OrganizationView)),
+)]
+async fn show_organization(
+    State(authority): State<Arc<Authority>>,
+    OrgPath(org): OrgPath,
+) -> Result<Json<OrganizationView>, Refusal> {
+    Ok(Json(authority.organization(&org).await?))
+}
+
+/// Changes an organization.
+///
+/// What is absent stays; `limits` replaces all earlier overrides.
+#[utoipa::path(
+    patch, path = "/orgs/{org}", tag = "organizations", request_body = ChangeOrganization,
+    params(
+        ("org" = String, Path, description = "Slug", example = "acme"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10"),
+    ),
+    responses(
+        (status = 200, description = "Changed", body = OrganizationView),
+        (status = 409, description = "It is not active, or the cluster has not what the plan promises"),
+    ),
+)]
+async fn change_organization(
+    State(authority): State<Arc<Authority>>,
+    OrgPath(org): OrgPath,
+    caller: Caller,
+    prefer: Prefer,
+    Body(change): Body<ChangeOrganization>,
+) -> Result<Response, Refusal> {
+    let view = authority.change(&caller.actor, &org, change).await?;
+    changed(StatusCode::OK, &authority, prefer, view).await
+}
+
+/// Suspends an organization.
+///
+/// Every connection is closed at once and none is let in; the data stays.
+#[utoipa::path(
+    post, path = "/orgs/{org}/suspend", tag = "organizations", request_body = Option<Reason>,
+    params(
+        ("org" = String, Path, description = "Slug", example = "acme"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10"),
+    ),
+    responses(
+        (status = 200, description = "Suspended", body = OrganizationView),
+        (status = 409, description = "It is being deleted"),
+    ),
+)]
+async fn suspend_organization(
+    State(authority): State<Arc<Authority>>,
+    OrgPath(org): OrgPath,
+    caller: Caller,
+    prefer: Prefer,
+    OptionalBody(reason): OptionalBody<Reason>,
+) -> Result<Response, Refusal> {
+    let view = authority.suspend(&caller.actor, &org, reason).await?;
+    changed(StatusCode::OK, &authority, prefer, view).await
+}
+
+/// Resumes a suspended organization.
+#[utoipa::path(
+    post, path = "/orgs/{org}/resume", tag = "organizations", request_body = Option<Reason>,
+    params(
+        ("org" = String, Path, description = "Slug", example = "acme"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10"),
+    ),
+    responses(
+        (status = 200, description = "Active", body = OrganizationView),
+        (status = 409, description = "It is being deleted"),
+    ),
+)]
+async fn resume_organization(
+    State(authority): State<Arc<Authority>>,
+    OrgPath(org): OrgPath,
+    caller: Caller,
+    prefer: Prefer,
+    OptionalBody(reason): OptionalBody<Reason>,
+) -> Result<Response, Refusal> {
+    let view = authority.resume(&caller.actor, &org, reason).await?;
+    changed(StatusCode::OK, &authority, prefer, view).await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DeleteOrganization {
+    /// Also free its JetStream data.
+    #[param(value_type = Option<bool>, default = false)]
+    purge: Option<Flag>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Flag {
+    True,
+    False,
+}
+
+/// Deletes an organization.
+///
+/// Its connections are closed at once. It stays `deleting` until every server has deleted the
+/// account; after that its slug may be used again, with a new account.
+#[utoipa::path(
+    delete, path = "/orgs/{org}", tag = "organizations",
+    params(
+        ("org" = String, Path, description = "Slug", example = "acme"),
+        DeleteOrganization,
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when it is gone", example = "wait=10"),
+    ),
+    responses((status = 202, description = "The deletion is under way", body = OrganizationView)),
+)]
+async fn delete_organization(
+    State(authority): State<Arc<Authority>>,
+    OrgPath(org): OrgPath,
+    Query(query): Query<DeleteOrganization>,
+    caller: Caller,
+    prefer: Prefer,
+) -> Result<Response, Refusal> {
+    let view = authority.delete(&caller.actor, &org, query.purge == Some(Flag::True)).await?;
+    changed(StatusCode::ACCEPTED, &authority, prefer, view).await
+}
+
+async fn changed(
+    status: StatusCode,
+    authority: &Authority,
+    prefer: Prefer,
+    view: OrganizationView,
+) -> Result<Response, Refusal> {
+    let view = prefer.settle(authority, &view.slug.parse()?, false).await?.unwrap_or(view);
+    Ok((status, prefer.applied(), Json(view)).into_response())
+}

@@ -1,0 +1,123 @@
+//! What the servers have: their standing, and asking for everything to be looked at again.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{ApiState, caller::Caller, problem::Refusal};
+use crate::authority::{Authority, ServerStanding};
+
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new().routes(routes!(show_resolver)).routes(routes!(reconcile))
+}
+
+/// How the cluster stands.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolverStatus {
+    /// The connection to the system account is up.
+    pub connected: bool,
+    /// Why it is not.
+    pub error: Option<String>,
+    /// The accounts.
+    pub accounts: AccountCounts,
+    /// Every server that was ever seen, by name.
+    pub servers: Vec<ServerStatus>,
+}
+
+/// How many accounts there are.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AccountCounts {
+    /// All that are not deleted.
+    pub total: i64,
+    /// Those that some server still has to get.
+    pub due: i64,
+}
+
+/// A server.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerStatus {
+    /// Name, stable over restarts.
+    #[schema(example = "n1")]
+    pub name: String,
+    /// Id, new with every restart.
+    pub id: String,
+    /// Cluster.
+    pub cluster: Option<String>,
+    /// Version.
+    #[schema(example = "2.12.1")]
+    pub version: String,
+    /// It answers now.
+    pub live: bool,
+    /// It trusts this operator's signing key; null: it has not said so yet.
+    pub trusts_operator: Option<bool>,
+    /// JetStream memory, bytes.
+    pub max_memory: i64,
+    /// JetStream disk, bytes.
+    pub max_disk: i64,
+    /// The largest message, bytes.
+    pub max_payload: i64,
+    /// When it last answered.
+    pub seen_at: DateTime<Utc>,
+}
+
+impl From<&ServerStanding> for ServerStatus {
+    fn from(server: &ServerStanding) -> Self {
+        let row = &server.row;
+        Self {
+            name: row.name.clone(),
+            id: row.id.clone(),
+            cluster: row.cluster.clone(),
+            version: row.version.clone(),
+            live: row.live,
+            trusts_operator: server.trusts_us,
+            max_memory: row.max_memory,
+            max_disk: row.max_disk,
+            max_payload: row.max_payload,
+            seen_at: row.seen_at,
+        }
+    }
+}
+
+/// Accounts that will be looked at again.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Reconciliation {
+    /// How many.
+    pub accounts: u64,
+}
+
+/// Shows how the cluster stands. What a server has of one account stands with its organization.
+#[utoipa::path(
+    get, path = "/resolver", tag = "resolver",
+    responses((status = 200, description = "As last seen", body = ResolverStatus)),
+)]
+async fn show_resolver(State(authority): State<Arc<Authority>>) -> Result<Json<ResolverStatus>, Refusal> {
+    let (total, due) = authority.store().account_counts().await?;
+    let standing = authority.standing();
+    Ok(Json(ResolverStatus {
+        connected: standing.connected.is_ok(),
+        error: standing.connected.clone().err(),
+        accounts: AccountCounts { total, due },
+        servers: standing.servers.iter().map(ServerStatus::from).collect(),
+    }))
+}
+
+/// Has every account compared with every server, and pushed where they differ.
+#[utoipa::path(
+    post, path = "/resolver/reconcile", tag = "resolver",
+    responses((status = 202, description = "Under way; `accounts.due` of GET /resolver counts down", body = Reconciliation)),
+)]
+async fn reconcile(
+    State(authority): State<Arc<Authority>>,
+    caller: Caller,
+) -> Result<(StatusCode, Json<Reconciliation>), Refusal> {
+    let accounts = authority.store().all_due(authority.now()).await?;
+    tracing::info!(accounts, caller = caller.actor.subject, "asked to reconcile");
+    authority.push_wanted.notify_one();
+    Ok((StatusCode::ACCEPTED, Json(Reconciliation { accounts })))
+}

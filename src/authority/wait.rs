@@ -1,0 +1,74 @@
+//! Waiting for the cluster: after the commit, without a transaction, until the servers have what the
+//! ledger says. Nothing is pushed here; `tasks` do that, in this process or in another one.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, timeout_at},
+};
+
+use super::Authority;
+use crate::{
+    error::{Error, Result},
+    model::{
+        EnvState, OrgSlug, OrgState,
+        view::{Convergence, OrganizationView},
+    },
+    nkey::{Account, PublicKey},
+};
+
+/// Another replica may be the one that pushes, and it announces nothing here: look again at latest then.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+impl Authority {
+    /// Waits until every live server runs the organization's account, and with `environments` until
+    /// none of its environments is being made or removed; for a deletion until the organization is
+    /// gone. Returns what is the case then or after `timeout`.
+    pub async fn wait_converged(
+        &self,
+        slug: &OrgSlug,
+        timeout: Duration,
+        environments: bool,
+    ) -> Result<OrganizationView> {
+        // Before the first look: what happens between the look and the wait is not missed.
+        let mut progress = self.progress();
+        let deadline = Instant::now() + timeout;
+        loop {
+            let view = self.organization(slug).await?;
+            if view.settled(environments) || Instant::now() >= deadline {
+                return Ok(view);
+            }
+            let account = view.account_id.parse().map_err(|_| Error::internal("a view with an unreadable account"))?;
+            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
+            // Announced or not: the next look tells.
+            let _ = timeout_at(look_again, announced(&mut progress, account)).await;
+        }
+    }
+}
+
+impl OrganizationView {
+    /// Nothing is left to be done for it in the cluster: every live server runs its account, or it is
+    /// deleted. With `environments`, none of them is being made or removed either.
+    pub fn settled(&self, environments: bool) -> bool {
+        match self.state {
+            OrgState::Deleted => true,
+            OrgState::Deleting => false,
+            OrgState::Active | OrgState::Suspended => {
+                self.resolver.state == Convergence::Converged
+                    && !(environments && self.environments.iter().any(|env| env.state != EnvState::Ready))
+            }
+        }
+    }
+}
+
+async fn announced(progress: &mut Receiver<PublicKey<Account>>, account: PublicKey<Account>) {
+    loop {
+        match progress.recv().await {
+            Ok(changed) if changed != account => {}
+            // Having missed some, ours may have been among them.
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
