@@ -22,7 +22,7 @@ use super::{
     environments::check,
     extract::{Body, CredentialPath, EnvPath, OptionalBody, OrgPath, Query, at},
     page::{Limit, List, page},
-    prefer::Prefer,
+    prefer::{Prefer, PreferHeader},
     problem::Refusal,
 };
 use crate::{
@@ -211,7 +211,7 @@ async fn show_credential(
     post, path = "/credentials/{id}/revoke", tag = "credentials", request_body = Option<Reason>,
     params(
         ("id" = Uuid, Path, description = "Identifier"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10"),
+        PreferHeader,
     ),
     responses((status = 200, description = "Revoked", body = ChangedCredential)),
 )]

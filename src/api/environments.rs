@@ -17,7 +17,7 @@ use super::{
     caller::Caller,
     extract::{EnvPath, OrgPath, at},
     page::List,
-    prefer::Prefer,
+    prefer::{Prefer, PreferHeader},
     problem::Refusal,
 };
 use crate::{
@@ -68,7 +68,7 @@ async fn list_environments(
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when stream and bucket exist", example = "wait=10"),
+        PreferHeader,
     ),
     responses(
         (status = 201, description = "Added", body = ChangedEnvironment),
@@ -112,7 +112,7 @@ async fn show_environment(
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when it is gone", example = "wait=10"),
+        PreferHeader,
     ),
     responses(
         (status = 202, description = "The removal is under way", body = ChangedEnvironment),

@@ -118,7 +118,7 @@ async fn issue_system_credential(
 /// Shows the part of `nats-server.conf` that makes servers trust this operator.
 #[utoipa::path(
     get, path = "/operator/server-config", tag = "operator",
-    responses((status = 200, description = "To be included by every server", body = String, content_type = "text/plain")),
+    responses((status = 200, description = "To be included", body = String, content_type = "text/plain")),
 )]
 async fn show_server_config(State(authority): State<Arc<Authority>>) -> Result<Response, Refusal> {
     let operator = authority.operator();

@@ -17,7 +17,7 @@ use super::{
     caller::Caller,
     extract::{Body, OptionalBody, OrgPath, Query},
     page::{Limit, List, page},
-    prefer::Prefer,
+    prefer::{Prefer, PreferHeader},
     problem::Refusal,
 };
 use crate::{
@@ -41,7 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
 /// Finds it when it is already there with the same content, so that a repeated request does no harm.
 #[utoipa::path(
     post, path = "/orgs", tag = "organizations", request_body = NewOrganization,
-    params(("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10")),
+    params(PreferHeader),
     responses(
         (status = 201, description = "Onboarded", body = OrganizationView),
         (status = 200, description = "It was there already", body = OrganizationView),
@@ -112,7 +112,7 @@ async fn show_organization(
     patch, path = "/orgs/{org}", tag = "organizations", request_body = ChangeOrganization,
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10"),
+        PreferHeader,
     ),
     responses(
         (status = 200, description = "Changed", body = OrganizationView),
@@ -137,7 +137,7 @@ async fn change_organization(
     post, path = "/orgs/{org}/suspend", tag = "organizations", request_body = Option<Reason>,
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10"),
+        PreferHeader,
     ),
     responses(
         (status = 200, description = "Suspended", body = OrganizationView),
@@ -160,7 +160,7 @@ async fn suspend_organization(
     post, path = "/orgs/{org}/resume", tag = "organizations", request_body = Option<Reason>,
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the servers have it", example = "wait=10"),
+        PreferHeader,
     ),
     responses(
         (status = 200, description = "Active", body = OrganizationView),
@@ -203,7 +203,7 @@ enum Flag {
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
         DeleteOrganization,
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when it is gone", example = "wait=10"),
+        PreferHeader,
     ),
     responses((status = 202, description = "The deletion is under way", body = OrganizationView)),
 )]

@@ -6,6 +6,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
 };
+use utoipa::IntoParams;
 
 use crate::{
     authority::Authority,
@@ -18,6 +19,17 @@ pub const MAX_WAIT: u64 = 60;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The header, as the document describes it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only described; it is read by `Prefer::of`")]
+pub(super) struct PreferHeader {
+    /// `wait=N`: answer when every live server has the change, and its streams and buckets exist or are
+    /// gone where it makes or removes some; or after N seconds, at most 60.
+    #[param(rename = "Prefer", example = "wait=10")]
+    prefer: Option<String>,
+}
 
 /// How long the caller wants to wait; none: not at all.
 #[derive(Clone, Copy, Debug)]

@@ -110,7 +110,7 @@ async fn show_resolver(State(authority): State<Arc<Authority>>) -> Result<Json<R
 /// Has every account compared with every server, and pushed where they differ.
 #[utoipa::path(
     post, path = "/resolver/reconcile", tag = "resolver",
-    responses((status = 202, description = "Under way; `accounts.due` of GET /resolver counts down", body = Reconciliation)),
+    responses((status = 202, description = "Under way; `due` of GET /resolver counts down", body = Reconciliation)),
 )]
 async fn reconcile(
     State(authority): State<Arc<Authority>>,

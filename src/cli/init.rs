@@ -69,7 +69,9 @@ pub(super) async fn run(args: &InitArgs) -> Result<u8> {
     println!("  {:<24} for every server: include operator.conf and restart", "nats/");
     println!("  {:<24} a configuration to start from", "authority.toml");
     println!();
-    println!("Next: put nats/operator.conf on every server, then run `nats-authority serve --config {dir}/authority.toml`");
+    println!(
+        "Next: put nats/operator.conf on every server, then run `nats-authority serve --config {dir}/authority.toml`"
+    );
     Ok(0)
 }
 
@@ -87,7 +89,10 @@ pub(super) fn make(dir: &Path, name: &str, sealing_key: Option<&Path>) -> Result
     if dir.join(BUNDLE).exists() {
         return Err(Error::conflict(
             "already-made",
-            format!("{} already holds an operator; its keys cannot be made again, so nothing was changed", dir.display()),
+            format!(
+                "{} already holds an operator; its keys cannot be made again, so nothing was changed",
+                dir.display()
+            ),
         ));
     }
     std::fs::create_dir_all(dir).map_err(|error| io_error("make", dir, error))?;

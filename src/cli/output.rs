@@ -2,10 +2,12 @@
 //! Answers go to standard output, everything else to standard error.
 
 use std::{
+    fmt::Write as _,
     io::{self, ErrorKind, IsTerminal, Write},
     time::Duration,
 };
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,7 +28,11 @@ pub enum OutputFormat {
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| {
-        if text.is_empty() || text.ends_with('\n') { out.flush() } else { out.write_all(b"\n").and_then(|()| out.flush()) }
+        if text.is_empty() || text.ends_with('\n') {
+            out.flush()
+        } else {
+            out.write_all(b"\n").and_then(|()| out.flush())
+        }
     });
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -56,10 +62,20 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
 }
 
 /// Names and values, one pair a line. Pairs without a value are left out.
-pub fn fields<const N: usize>(pairs: [(&str, String); N]) -> String {
+pub fn fields(pairs: &[(&str, String)]) -> String {
     let shown = || pairs.iter().filter(|(_, value)| !value.is_empty());
     let width = shown().map(|(name, _)| name.len()).max().unwrap_or_default();
-    shown().map(|(name, value)| format!("{name:width$}  {}\n", plain(value))).collect()
+    let mut text = String::new();
+    for (name, value) in shown() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:width$}  {}", plain(value));
+    }
+    text
+}
+
+/// A time as the API writes it, to the second.
+pub fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// Text that cannot play tricks on a terminal.
@@ -100,7 +116,13 @@ mod tests {
     #[test]
     fn tables_and_fields() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned);
-        assert_eq!(table(["SLUG", "PLAN"], [row(["acme", "m"]), row(["b\u{1b}[2J", "xl"])]), "SLUG     PLAN\nacme     m\nb [2J    xl");
-        assert_eq!(fields([("slug", "acme".to_owned()), ("no", String::new()), ("x", "1".to_owned())]), "slug  acme\nx     1\n");
+        assert_eq!(
+            table(["SLUG", "PLAN"], [row(["acme", "m"]), row(["b\u{1b}[2J", "xl"])]),
+            "SLUG     PLAN\nacme     m\nb [2J    xl"
+        );
+        assert_eq!(
+            fields(&[("slug", "acme".to_owned()), ("no", String::new()), ("x", "1".to_owned())]),
+            "slug  acme\nx     1\n"
+        );
     }
 }

@@ -1,13 +1,11 @@
 //! The REST API over a real Postgres, without nats-servers: how the servers stand is a fact that the
 //! tests state.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod document;
 mod refusals;
 mod resources;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -16,24 +14,17 @@ use axum::{
 };
 use nats_authority::{
     api::{self, ApiState},
-    authority::{Authority, Parts, ServerStanding, Settings, Standing, bundle},
-    clock::{Clock, SystemClock},
-    entropy::SystemEntropy,
-    model::NameRules,
-    policy::Policies,
-    signer::{SealingKey, SealingKeys, Signer},
-    store::{Store, servers::ServerRow},
+    authority::Standing,
 };
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::support;
+use crate::ledger::{Ledger, ledger};
 
-/// An API with an operator and one live server, and the administrator's token.
+/// An API over an authority as [`ledger`] makes it.
 struct Api {
     router: Router,
-    authority: Arc<Authority>,
-    token: String,
+    ledger: Ledger,
 }
 
 /// What came back.
@@ -80,52 +71,19 @@ impl Answer {
 
 impl Api {
     async fn start() -> Self {
-        let database = support::database_from("ledger", |url| async move {
-            let store = Store::connect(&url.into(), 1, Duration::from_secs(10)).await.unwrap();
-            store.migrate().await.unwrap();
-            store.close().await;
-        })
-        .await;
-        let store = Store::connect(&database.url().into(), 5, Duration::from_secs(10)).await.unwrap();
-        let entropy = Arc::new(SystemEntropy::new());
-        let sealing = SealingKey::parse(&SealingKey::generate(entropy.as_ref())).unwrap();
-        let signer = Arc::new(Signer::new(SealingKeys::new(vec![sealing]).unwrap(), entropy.clone()));
-        let operator = bundle::create("test", &signer, &SystemClock, entropy.as_ref()).unwrap();
-        operator.bundle.adopt(&store, &signer, &SystemClock, entropy.as_ref()).await.unwrap();
-        let authority = Authority::open(Parts {
-            store,
-            signer,
-            policies: Policies::builtin().unwrap(),
-            settings: Settings { names: NameRules::default(), default_plan: "s".to_owned(), overcommit: 1.0 },
-            clock: Arc::new(SystemClock),
-            entropy,
-        })
-        .await
-        .unwrap();
-        let api = Self {
-            router: api::router(ApiState::new(Arc::clone(&authority))),
-            authority,
-            token: operator.admin_token.to_string(),
-        };
-        api.set_server(true, Some(true)).await;
-        api
+        let ledger = ledger().await;
+        let router = api::router(ApiState::new(Arc::clone(&ledger.authority)));
+        Self { router, ledger }
     }
 
-    /// States that there is one server with room for much, and whether it answers and trusts us.
-    async fn set_server(&self, live: bool, trusts_us: Option<bool>) {
-        let row = ServerRow {
-            name: "n1".to_owned(),
-            id: "NA".to_owned(),
-            cluster: None,
-            version: "2.12.0".to_owned(),
-            max_memory: 1 << 40,
-            max_disk: 1 << 44,
-            max_payload: 1 << 20,
-            live,
-            seen_at: SystemClock.now(),
-        };
-        self.authority.store().save_servers(std::slice::from_ref(&row)).await.unwrap();
-        self.authority.set_standing(Standing { servers: vec![ServerStanding { row, trusts_us }], connected: Ok(()) });
+    /// States of every server whether it answers and trusts us.
+    fn set_servers(&self, live: bool, trusts_us: Option<bool>) {
+        let mut standing = Standing::clone(&self.ledger.authority.standing());
+        for server in &mut standing.servers {
+            server.row.live = live;
+            server.trusts_us = trusts_us;
+        }
+        self.ledger.authority.set_standing(standing);
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -139,7 +97,7 @@ impl Api {
         Request::builder()
             .method(method.parse::<Method>().unwrap())
             .uri(path)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.ledger.admin_token))
     }
 
     async fn get(&self, path: &str) -> Answer {

@@ -6,7 +6,11 @@ use super::{
     Outcome,
     client::{Client, note_more},
 };
-use crate::{api::page::List, cli::output::table, model::view::AuditEventView};
+use crate::{
+    api::page::List,
+    cli::output::{table, time},
+    model::view::AuditEventView,
+};
 
 /// What can be done with the audit log.
 #[derive(Debug, Subcommand)]
@@ -54,7 +58,7 @@ fn rows(list: &List<AuditEventView>) -> String {
     note_more(list.next_cursor.as_deref());
     let rows = list.items.iter().map(|event| {
         [
-            event.at.to_rfc3339(),
+            time(event.at),
             event.actor.clone(),
             event.action.clone(),
             event.org.clone().unwrap_or_default(),

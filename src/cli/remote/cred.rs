@@ -24,11 +24,14 @@ use crate::{
     },
     cli::{
         files::io_error,
-        output::{OutputFormat, fields, note, print, table},
+        output::{OutputFormat, fields, note, print, table, time},
     },
     error::{Error, Result},
     jwt::creds,
-    model::{CredentialState, Environment, view::{Convergence, CredentialView}},
+    model::{
+        CredentialState, Environment,
+        view::{Convergence, CredentialView},
+    },
     nkey::{Seed, User},
 };
 
@@ -163,7 +166,9 @@ pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
         CredCommand::Revoke { id, reason } => {
             let body = Reason { reason };
             let answer = client.change(Method::POST, &["credentials", &id, "revoke"], &[], Some(&body)).await?;
-            client.print(&answer, |changed: &ChangedCredential| details(&changed.credential) + &servers(&changed.resolver))?;
+            client.print(&answer, |changed: &ChangedCredential| {
+                details(&changed.credential) + &servers(&changed.resolver)
+            })?;
             let changed: ChangedCredential = answer.read()?;
             let settled = changed.credential.state == CredentialState::Revoked
                 && changed.resolver.state == Convergence::Converged;
@@ -228,11 +233,8 @@ async fn issue_batch(
     force: bool,
     client: &Client,
 ) -> Outcome<()> {
-    let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(file)
-    };
+    let text =
+        if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
     let text = text.map_err(|error| io_error("read", file, error))?;
     let body: NewCredentials = serde_json::from_str(&text)
         .map_err(|error| Error::invalid("invalid-batch", format!("{} cannot be used: {error}", file.display())))?;
@@ -283,7 +285,7 @@ fn rows<'a>(credentials: impl Iterator<Item = &'a CredentialView>) -> String {
             credential.name.clone(),
             credential.role.clone(),
             name_of(&credential.state),
-            credential.expires_at.to_rfc3339(),
+            time(credential.expires_at),
         ]
     });
     table(["ID", "ENVIRONMENT", "NAME", "ROLE", "STATE", "EXPIRES"], rows)
@@ -295,7 +297,7 @@ fn details(credential: &CredentialView) -> String {
         allow.iter().cloned().chain(denied).collect::<Vec<_>>().join(", ")
     };
     let permissions = &credential.permissions;
-    fields([
+    fields(&[
         ("id", credential.id.to_string()),
         ("environment", format!("{}-{}", credential.org, credential.env_type)),
         ("name", credential.name.clone()),
@@ -309,10 +311,10 @@ fn details(credential: &CredentialView) -> String {
         ("connection types", credential.connection_types.join(", ")),
         ("networks", credential.allowed_cidrs.join(", ")),
         ("tags", credential.tags.join(", ")),
-        ("issued", credential.issued_at.to_rfc3339()),
+        ("issued", time(credential.issued_at)),
         ("issued by", credential.issued_by.clone()),
-        ("expires", credential.expires_at.to_rfc3339()),
-        ("revoked", credential.revoked_at.map(|at| at.to_rfc3339()).unwrap_or_default()),
+        ("expires", time(credential.expires_at)),
+        ("revoked", credential.revoked_at.map(time).unwrap_or_default()),
         ("reason", credential.revocation_reason.clone().unwrap_or_default()),
     ])
 }

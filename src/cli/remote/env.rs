@@ -95,7 +95,7 @@ pub(super) fn rows(environments: &[EnvironmentView]) -> String {
 }
 
 fn details(env: &EnvironmentView) -> String {
-    fields([
+    fields(&[
         ("environment", env.name.clone()),
         ("state", name_of(&env.state)),
         ("subjects", env.subjects.clone()),

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::{Outcome, client::Client};
 use crate::{
     api::{keys::KeyView, page::List},
-    cli::output::table,
+    cli::output::{table, time},
 };
 
 /// What can be done with signing keys.
@@ -35,7 +35,7 @@ pub(super) fn rows(list: &List<KeyView>) -> String {
             key.env_type.clone().unwrap_or_default(),
             key.role.clone().unwrap_or_default(),
             key.state.clone(),
-            key.created_at.to_rfc3339(),
+            time(key.created_at),
         ]
     });
     table(["KEY", "KIND", "ENVIRONMENT", "ROLE", "STATE", "CREATED"], rows)

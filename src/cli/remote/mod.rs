@@ -41,7 +41,7 @@ pub struct GlobalOptions {
     #[arg(long, global = true, value_name = "NAME", help_heading = "Service")]
     pub context: Option<String>,
     /// Wait until every server has the change, at most so long; exit code 3 if they have not.
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=MAX_WAIT), help_heading = "Service")]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = wait_range(), help_heading = "Service")]
     pub wait: Option<u64>,
     /// How answers are printed.
     #[arg(long, short, global = true, value_enum, default_value_t, help_heading = "Output")]
@@ -50,6 +50,10 @@ pub struct GlobalOptions {
     config_home: Option<PathBuf>,
     #[arg(long, global = true, hide = true, env = "HOME")]
     home: Option<PathBuf>,
+}
+
+fn wait_range() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(0..=MAX_WAIT)
 }
 
 /// The commands, by what they are about.
@@ -146,13 +150,10 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
 
 /// A problem in one line. The fields are named; their words follow where they say more than the whole.
 fn line(problem: &Problem) -> String {
-    let mut line = format!("error[{}]: {}", problem.code, problem.detail);
-    for field in &problem.errors {
-        line.push_str(&if field.detail == problem.detail || field.pointer.is_empty() {
-            format!(" [{}]", field.pointer)
-        } else {
-            format!(" [{}: {}]", field.pointer, field.detail)
-        });
-    }
-    plain(&format!("{line} — request {}", problem.request_id))
+    let fields = problem.errors.iter().filter(|field| !field.pointer.is_empty()).map(|field| {
+        let words = if field.detail == problem.detail { String::new() } else { format!(": {}", field.detail) };
+        format!(" [{}{words}]", field.pointer)
+    });
+    let fields: Vec<_> = fields.collect();
+    plain(&format!("error[{}]: {}{} — request {}", problem.code, problem.detail, fields.concat(), problem.request_id))
 }

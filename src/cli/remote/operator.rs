@@ -8,7 +8,7 @@ use super::{Outcome, client::Client, cred::say_where, key::rows, secret_file::Pl
 use crate::{
     api::operator::{OperatorView, SystemCredential},
     authority::requests::NewSystemCredential,
-    cli::output::{OutputFormat, fields, print},
+    cli::output::{OutputFormat, fields, print, time},
     model::ItemName,
 };
 
@@ -66,11 +66,11 @@ pub(super) async fn run(command: OperatorCommand, client: &Client) -> Outcome<()
 }
 
 fn details(operator: &OperatorView) -> String {
-    fields([
+    fields(&[
         ("name", operator.name.clone()),
         ("operator", operator.public_key.clone()),
         ("signing key", operator.signing_key.clone()),
         ("system account", operator.system_account.clone()),
-        ("adopted", operator.adopted_at.to_rfc3339()),
+        ("adopted", time(operator.adopted_at)),
     ])
 }

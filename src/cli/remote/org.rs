@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::page::List,
     authority::requests::{ChangeOrganization, NewOrganization, Reason},
-    cli::output::{fields, table},
+    cli::output::{fields, table, time},
     error::{Error, Result},
     model::view::{OrganizationView, ResolverView},
 };
@@ -106,8 +106,7 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
             changed(client, &answer, true)
         }
         OrgCommand::List { state, plan, limit, cursor } => {
-            let query =
-                [("state", state), ("plan", plan), ("limit", limit.map(|n| n.to_string())), ("cursor", cursor)];
+            let query = [("state", state), ("plan", plan), ("limit", limit.map(|n| n.to_string())), ("cursor", cursor)];
             let answer = client.get(&["orgs"], &query).await?;
             client.print(&answer, list)?;
             Ok(())
@@ -190,7 +189,7 @@ fn details(org: &OrganizationView) -> String {
     } else {
         String::new()
     };
-    let mut text = fields([
+    let mut text = fields(&[
         ("slug", org.slug.clone()),
         ("name", org.display_name.clone()),
         ("state", org.state.as_str().to_owned()),
@@ -198,8 +197,8 @@ fn details(org: &OrganizationView) -> String {
         ("limits", limits),
         ("account", org.account_id.clone()),
         ("resolver", format!("{}, generation {}", name_of(&org.resolver.state), org.resolver.generation)),
-        ("created", org.created_at.to_rfc3339()),
-        ("updated", org.updated_at.to_rfc3339()),
+        ("created", time(org.created_at)),
+        ("updated", time(org.updated_at)),
     ]);
     if !org.environments.is_empty() {
         text.push('\n');
@@ -238,7 +237,10 @@ mod tests {
     #[test]
     fn limits() {
         let parse = |texts: &[&str]| parse_limits(&texts.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(parse(&["conn=500", "wildcards=false", "payload=1MiB"]).unwrap(), json!({"conn": 500, "wildcards": false, "payload": "1MiB"}));
+        assert_eq!(
+            parse(&["conn=500", "wildcards=false", "payload=1MiB"]).unwrap(),
+            json!({"conn": 500, "wildcards": false, "payload": "1MiB"})
+        );
         let tiers = parse(&["tieredLimits.R3.streams=4", "tieredLimits.R3.diskStorage=20GiB"]).unwrap();
         assert_eq!(tiers, json!({"tieredLimits": {"R3": {"streams": 4, "diskStorage": "20GiB"}}}));
         assert!(parse(&["conn"]).is_err());

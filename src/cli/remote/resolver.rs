@@ -90,5 +90,5 @@ fn status(status: &ResolverStatus) -> String {
         ]
     });
     let servers = table(["SERVER", "STATE", "TRUSTS US", "VERSION", "CLUSTER", "DISK", "ID"], rows);
-    format!("{}\n{servers}", fields([("connection", connection), ("accounts", accounts)]))
+    format!("{}\n{servers}", fields(&[("connection", connection), ("accounts", accounts)]))
 }

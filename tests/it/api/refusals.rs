@@ -146,13 +146,15 @@ async fn credentials_that_may_not_be() {
 #[tokio::test]
 async fn callers_that_are_not_known() {
     let api = Api::start().await;
-    for header in ["", "Bearer", "Bearer ", "Bearer nauth_x", "Basic YTpi", &format!("Token {}", api.token)] {
+    for header in
+        ["", "Bearer", "Bearer ", "Bearer nauth_x", "Basic YTpi", &format!("Token {}", api.ledger.admin_token)]
+    {
         let request = Request::get(ORGS).header("authorization", header).body(Body::empty()).unwrap();
         let answer = api.send(request).await;
         assert_eq!(answer.problem(401).0, "unauthenticated", "{header}");
         assert!(answer.header("www-authenticate").starts_with("Bearer"), "{header}");
     }
-    let request = Request::get(ORGS).header("authorization", format!("bearer {}", api.token));
+    let request = Request::get(ORGS).header("authorization", format!("bearer {}", api.ledger.admin_token));
     assert_eq!(api.send(request.body(Body::empty()).unwrap()).await.status, 200, "the scheme's case does not matter");
 }
 
@@ -190,7 +192,7 @@ async fn request_ids_are_taken_over_when_sane() {
 async fn a_lost_database_opens_nothing() {
     let api = Api::start().await;
     assert_eq!(api.get("/readyz").await.ok(200)["ready"], true);
-    api.authority.store().close().await;
+    api.ledger.authority.store().close().await;
     let answer = api.get(ORGS).await;
     assert_eq!(answer.problem(503).0, "database-unavailable");
     assert!(!answer.header("retry-after").is_empty());
