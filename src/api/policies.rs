@@ -47,7 +47,7 @@ pub struct PlanView {
     pub promise: PromiseView,
 }
 
-/// The limits of an account, named as the overrides of `PATCH /orgs/{org}` name them.
+/// The limits of an account.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanLimits {
@@ -67,11 +67,9 @@ pub struct PlanLimits {
     pub wildcards: bool,
     /// Bearer users are refused.
     pub disallow_bearer: bool,
-    /// JetStream, replicas counted; of a plan without tiers.
-    #[serde(flatten)]
+    /// JetStream, replicas counted; null on a plan with tiers.
     pub jetstream: Option<JetStreamView>,
-    /// JetStream by replica tier, `R1`, `R3`, replicas not counted; of a plan with tiers.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// JetStream by replica tier, `R1`, `R3`, replicas not counted; empty on a plan without tiers.
     pub tiered_limits: BTreeMap<String, JetStreamView>,
 }
 

@@ -212,9 +212,9 @@ async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
     match (place, client.format) {
         // Standard output was named: there the API's whole answer may stand.
         (Place::Stdout, OutputFormat::Json) => print(answer.text())?,
-        (place @ Place::Stdout, OutputFormat::Table) => drop(place.write(&secret)?),
+        (place @ Place::Stdout, OutputFormat::Table) => drop(keep(place, &secret, &issued.credential)?),
         (place, format) => {
-            let path = place.write(&secret)?;
+            let path = keep(place, &secret, &issued.credential)?;
             match format {
                 OutputFormat::Json => print(&without_secrets(&IssuedView { creds: None, ..issued })?)?,
                 OutputFormat::Table => print(&details(&issued.credential))?,
@@ -247,16 +247,28 @@ async fn issue_batch(
     }
     let answer = client.post(&["orgs", org, "envs", env_type, "credentials", "batch"], &body).await?;
     let mut issued: IssuedBatch = answer.read()?;
+    // One that cannot be written is no reason to lose the others.
+    let mut failed = Ok(());
     for (place, item) in places.into_iter().zip(&mut issued.items) {
         let secret = item.creds.take().unwrap_or_else(|| Zeroizing::new(item.jwt.clone()));
-        place.write(&secret)?;
+        failed = failed.and(keep(place, &secret, &item.credential).map(drop));
     }
+    failed?;
     match client.format {
         OutputFormat::Json => print(&without_secrets(&issued)?)?,
         OutputFormat::Table => print(&rows(issued.items.iter().map(|item| &item.credential)))?,
     }
     note(&format!("wrote {} files to {}", issued.items.len(), out_dir.display()));
     Ok(())
+}
+
+/// Writes an issued credential where it belongs. It is issued whatever happens here.
+fn keep(place: Place, secret: &str, credential: &CredentialView) -> Result<Option<PathBuf>> {
+    place.write(secret).map_err(|error| {
+        let id = credential.id;
+        let what = format!("{error}; the credential is issued but lost: `nats-authority cred revoke {id}`");
+        Error::invalid(error.code(), what).with_source(error)
+    })
 }
 
 /// Says which file was written.

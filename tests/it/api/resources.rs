@@ -65,6 +65,7 @@ async fn organizations_change_and_go() {
     assert_eq!(issue.problem(409).0, "organization-suspended");
     // A reason may be left out with its body.
     assert_eq!(api.call("POST", &format!("{ACME}/resume")).await.ok(200)["state"], "active");
+    assert_eq!(api.raw("POST", &format!("{ACME}/resume"), "null").await.ok(200)["state"], "active");
     assert_eq!(api.call("DELETE", &format!("{ACME}?purge=true")).await.ok(202)["state"], "deleting");
     let listed = api.get(&format!("{ORGS}?state=deleting&plan=m")).await.ok(200);
     assert_eq!(listed["items"][0]["slug"], "acme");
