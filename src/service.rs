@@ -67,7 +67,8 @@ impl Service {
         let address = listener.local_addr().map_err(|error| Error::internal("address").with_source(error))?;
         let url = format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" });
         let server = axum_server::Handle::new();
-        serve(&tracker, listener, config, api::router(api::ApiState::new(Arc::clone(&authority))), server.clone()).await?;
+        serve(&tracker, listener, config, api::router(api::ApiState::new(Arc::clone(&authority))), server.clone())
+            .await?;
         if let Some(address) = config.metrics_listen {
             let listener = listen(address).await?;
             let router = crate::telemetry::metrics_router()?;
@@ -131,9 +132,13 @@ async fn serve(
             tracker.spawn(async move { log_end(server.serve(make).await) });
         }
         Some((certificate, key)) => {
-            let tls = axum_server::tls_rustls::RustlsConfig::from_pem_file(certificate, key).await.map_err(|error| {
-                Error::invalid("invalid-tls", format!("http.tls_certificate or http.tls_key cannot be used: {error}"))
-            })?;
+            let tls =
+                axum_server::tls_rustls::RustlsConfig::from_pem_file(certificate, key).await.map_err(|error| {
+                    Error::invalid(
+                        "invalid-tls",
+                        format!("http.tls_certificate or http.tls_key cannot be used: {error}"),
+                    )
+                })?;
             let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle);
             tracker.spawn(async move { log_end(server.serve(make).await) });
         }

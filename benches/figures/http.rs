@@ -49,7 +49,12 @@ impl Http {
             ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the connection was closed");
         }
         let body = self.buffer[end..end + length].to_vec();
-        ensure!(head.starts_with("http/1.1 2"), "{} {}", head.lines().next().unwrap_or_default(), String::from_utf8_lossy(&body));
+        ensure!(
+            head.starts_with("http/1.1 2"),
+            "{} {}",
+            head.lines().next().unwrap_or_default(),
+            String::from_utf8_lossy(&body)
+        );
         Ok(body)
     }
 }

@@ -145,7 +145,10 @@ INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, j
 SELECT id, $3, 'projector-1', 'projector', user_key, $4, $6, now(), now() + interval '90 days', 'token:admin', id FROM new";
 
 fn new_id() -> uuid::Uuid {
-    nats_authority::model::ids::new_id(&nats_authority::clock::SystemClock, &nats_authority::entropy::SystemEntropy::new())
+    nats_authority::model::ids::new_id(
+        &nats_authority::clock::SystemClock,
+        &nats_authority::entropy::SystemEntropy::new(),
+    )
 }
 
 /// A text that looks like a user key and is unique.

@@ -57,6 +57,13 @@ pub fn run(report: &mut Report) -> Result<()> {
     limits.sort_by(f64::total_cmp);
     let (ours, limit) = (percentile(&ours, 0.5), percentile(&limits, 0.5));
     let ratio = ours / limit;
-    report.row("mint one user credential", format!("{ours:.1} us"), format!("{limit:.1} us"), Some(ratio), "<= 1.3x", ratio <= 1.3);
+    report.row(
+        "mint one user credential",
+        format!("{ours:.1} us"),
+        format!("{limit:.1} us"),
+        Some(ratio),
+        "<= 1.3x",
+        ratio <= 1.3,
+    );
     Ok(())
 }

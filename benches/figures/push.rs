@@ -24,7 +24,9 @@ pub async fn run(report: &mut Report, deployment: &Deployment) -> Result<()> {
         settled(deployment).await?;
         let mut connection = PgConnection::connect(&deployment.database_url).await?;
         let jwts: Vec<String> =
-            sqlx::query_scalar("SELECT jwt FROM accounts WHERE state = 'live' AND kind = 'organization'").fetch_all(&mut connection).await?;
+            sqlx::query_scalar("SELECT jwt FROM accounts WHERE state = 'live' AND kind = 'organization'")
+                .fetch_all(&mut connection)
+                .await?;
         let count = jwts.len();
         let limit = bare(deployment, jwts).await?;
         let started = Instant::now();
@@ -62,7 +64,8 @@ async fn bare(deployment: &Deployment, jwts: Vec<String>) -> Result<f64> {
         let mut whole = 0;
         while whole < count {
             let Some(message) = answers.next().await else { break };
-            let number: usize = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()).unwrap_or_default();
+            let number: usize =
+                message.subject.rsplit('.').next().and_then(|token| token.parse().ok()).unwrap_or_default();
             heard[number] += 1;
             if heard[number] == 3 {
                 whole += 1;

@@ -20,17 +20,30 @@ struct Row {
 
 impl Report {
     /// A figure beside its limit. `ratio` is ours over the limit's, in the unit of `measured`.
-    pub fn row(&mut self, figure: &str, measured: String, limit: String, ratio: Option<f64>, reach: &str, reached: bool) {
+    pub fn row(
+        &mut self,
+        figure: &str,
+        measured: String,
+        limit: String,
+        ratio: Option<f64>,
+        reach: &str,
+        reached: bool,
+    ) {
         println!("{figure}: {measured} (limit {limit})");
         self.rows.push(Row { figure: figure.to_owned(), measured, limit, ratio, reach: reach.to_owned(), reached });
     }
 
     pub fn table(&self) -> String {
-        let mut text = "| figure | measured | limit in this run | ratio | to reach | reached |\n|---|---|---|---|---|---|\n".to_owned();
+        let mut text =
+            "| figure | measured | limit in this run | ratio | to reach | reached |\n|---|---|---|---|---|---|\n"
+                .to_owned();
         for row in &self.rows {
             let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
             let reached = if row.reached { "yes" } else { "NO" };
-            text += &format!("| {} | {} | {} | {ratio} | {} | {reached} |\n", row.figure, row.measured, row.limit, row.reach);
+            text += &format!(
+                "| {} | {} | {} | {ratio} | {} | {reached} |\n",
+                row.figure, row.measured, row.limit, row.reach
+            );
         }
         text
     }
@@ -45,7 +58,12 @@ impl Report {
 
 /// The value below which `share` of the sorted values lie.
 pub fn percentile(sorted: &[f64], share: f64) -> f64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
     let index = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
     sorted.get(index).copied().unwrap_or_default()
 }

@@ -85,11 +85,13 @@ impl Deployment {
     pub async fn issue(&self, org: &str, env: &str, role: &str) -> Result<Issued> {
         let creds = self.dir.path().join(format!("{org}-{env}.creds"));
         let file = creds.to_string_lossy();
-        let answer = self.cli(&["cred", "issue", org, env, "demo", "--role", role, "--out", &file, "--output", "json"])?;
+        let answer =
+            self.cli(&["cred", "issue", org, env, "demo", "--role", role, "--out", &file, "--output", "json"])?;
         let mode = fs::metadata(&creds)?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "the creds file has mode {mode:o}");
         let credential = &answer["credential"];
-        let text = |key: &str| credential[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {answer}"));
+        let text =
+            |key: &str| credential[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {answer}"));
         Ok(Issued { id: text("id")?, inbox: text("inboxPrefix")?, creds })
     }
 
@@ -151,7 +153,8 @@ impl Deployment {
         let mut found = Vec::new();
         search(self.dir.path(), &mut found)?;
         let meant = |file: &Path| {
-            file.extension().is_some_and(|extension| extension == "creds") || file == state.join("operator-identity.seed")
+            file.extension().is_some_and(|extension| extension == "creds")
+                || file == state.join("operator-identity.seed")
         };
         let strays: Vec<_> = found.iter().filter(|file| !meant(file)).collect();
         ensure!(strays.is_empty(), "seeds in {strays:?}");

@@ -38,7 +38,9 @@ async fn demo() -> Result<()> {
 
     steps.chapter("Two organizations, two environments each");
     for org in ["acme", "globex"] {
-        steps.run(&format!("onboard {org} (prod, dev) and wait until all servers run it"), deployment.onboard(org)).await?;
+        steps
+            .run(&format!("onboard {org} (prod, dev) and wait until all servers run it"), deployment.onboard(org))
+            .await?;
     }
     let view = deployment.cli(&["org", "show", "acme", "--output", "json"])?;
     ensure!(view["resolver"]["state"] == "converged", "acme is not converged: {}", view["resolver"]);
@@ -54,7 +56,9 @@ async fn demo() -> Result<()> {
     steps.run("KV put, get, watch", acme.key_value("ws-acme-prod-state")).await?;
 
     steps.chapter("The same is refused elsewhere");
-    for (what, env) in [("the sibling environment acme-dev", "acme-dev"), ("the other organization's globex-prod", "globex-prod")] {
+    for (what, env) in
+        [("the sibling environment acme-dev", "acme-dev"), ("the other organization's globex-prod", "globex-prod")]
+    {
         steps.run(&format!("publish in {what}"), acme.refused_publish(&format!("ws.{env}.orders.1"))).await?;
         steps.run(&format!("consumer in {what}"), acme.refused_consume(&format!("ws-{env}-events"))).await?;
         steps.run(&format!("KV in {what}"), acme.refused_key_value(&format!("ws-{env}-state"))).await?;
@@ -76,7 +80,8 @@ async fn demo() -> Result<()> {
 
     steps.chapter("A server is restarted");
     steps.run("kill -9 n3 and start it again", deployment.restart_server(2)).await?;
-    let mut other = steps.run("globex connects to the restarted server", deployment.connect_patiently(&globex, 2)).await?;
+    let mut other =
+        steps.run("globex connects to the restarted server", deployment.connect_patiently(&globex, 2)).await?;
     steps.run("publish with ack there", other.publish_patiently("ws.globex-prod.orders.1")).await?;
     steps.run("the revoked credential is still refused there", deployment.refused_by(&prod, 2)).await?;
 
