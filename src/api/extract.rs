@@ -199,6 +199,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
         let detail = format!("the body is no JSON: {error}");
         Refusal::http(StatusCode::BAD_REQUEST, "malformed-json", detail)
     };
+    // Serde would take a list for an object, field by field.
+    if text.trim_start().starts_with('[') {
+        return Err(Error::field("invalid-body", "", "the body has to be a JSON object").into());
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value =
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.inner().classify() {

@@ -1,0 +1,190 @@
+//! Requests to the service: one connection, the token, and answers as they came.
+
+use std::time::Duration;
+
+use reqwest::{
+    Method, StatusCode,
+    header::{AUTHORIZATION, HeaderValue},
+    redirect::Policy,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::{Failure, GlobalOptions, Outcome, context};
+use crate::{
+    api::problem::Problem,
+    cli::output::{OutputFormat, Progress, note, print},
+    error::{Error, Result},
+    model::view::{Convergence, ResolverView},
+};
+
+/// How long the service may take to answer, beyond what it is asked to wait.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+/// A service that can be asked.
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: HeaderValue,
+    wait: Option<u64>,
+    /// How answers are printed.
+    pub(super) format: OutputFormat,
+}
+
+/// An answer as it came. It may hold a secret.
+pub(super) struct Answer(Zeroizing<String>);
+
+impl Answer {
+    /// The text.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The answer as what it should be.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.0).map_err(|error| {
+            Error::unavailable(
+                "unexpected-answer",
+                "the answer is not what this version expects; check that client and service have the same version",
+            )
+            .with_source(error)
+        })
+    }
+}
+
+impl Client {
+    /// A client for the service that the options name. Nothing is sent yet.
+    pub(super) fn connect(options: &GlobalOptions) -> Result<Self> {
+        let place = context::place(options)?;
+        let token = std::fs::read_to_string(&place.token_file).map(Zeroizing::new).map_err(|error| {
+            let path = place.token_file.display();
+            Error::invalid("token-file", format!("cannot read the token file {path}: {error}"))
+        })?;
+        let token = Zeroizing::new(format!("Bearer {}", token.trim()));
+        let mut token = HeaderValue::from_str(&token)
+            .map_err(|_| Error::invalid("token-file", "the token file does not hold one token and nothing else"))?;
+        token.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("nats-authority/", env!("CARGO_PKG_VERSION")))
+            .timeout(PATIENCE + Duration::from_secs(options.wait.unwrap_or_default()))
+            // A token goes where it was meant to go and nowhere else.
+            .redirect(Policy::none())
+            .build()
+            .map_err(|error| Error::internal("no HTTP client").with_source(error))?;
+        Ok(Self { http, base: place.url, token, wait: options.wait, format: options.output })
+    }
+
+    /// Asks for something. Absent parameters are left out.
+    pub(super) async fn get(&self, path: &[&str], query: &[(&str, Option<String>)]) -> Outcome<Answer> {
+        self.send(Method::GET, path, query, None::<&()>).await
+    }
+
+    /// Changes something; with `--wait` the answer comes when the servers have it.
+    pub(super) async fn change(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, Option<String>)],
+        body: Option<&impl Serialize>,
+    ) -> Outcome<Answer> {
+        let _progress = self.wait.map(|_| Progress::start("waiting for the servers".to_owned()));
+        self.send(method, path, query, body).await
+    }
+
+    /// Posts something that no server has to get.
+    pub(super) async fn post(&self, path: &[&str], body: &impl Serialize) -> Outcome<Answer> {
+        self.send(Method::POST, path, &[], Some(body)).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, Option<String>)],
+        body: Option<&impl Serialize>,
+    ) -> Outcome<Answer> {
+        let url = self.url(path, query)?;
+        let mut request = self.http.request(method, url).header(AUTHORIZATION, self.token.clone());
+        if let Some(seconds) = self.wait {
+            request = request.header("prefer", format!("wait={seconds}"));
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = answer.status();
+        let text = answer.text().await.map(Zeroizing::new).map_err(|error| self.unreachable(error))?;
+        if status.is_success() {
+            return Ok(Answer(text));
+        }
+        Err(self.refused(status, &text))
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, Option<String>)]) -> Result<Url> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| Error::invalid("url", "the URL of the service cannot have a path"))?
+            .pop_if_empty()
+            .extend(["api", "v1"])
+            .extend(path);
+        let given: Vec<_> = query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+        if !given.is_empty() {
+            url.query_pairs_mut().extend_pairs(given);
+        }
+        Ok(url)
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> Error {
+        let what = if error.is_timeout() { "does not answer in time" } else { "cannot be reached" };
+        let detail = format!("{} {what}; check the URL and that the service runs", self.base);
+        Error::unavailable("service-unreachable", detail).with_source(error.without_url())
+    }
+
+    fn refused(&self, status: StatusCode, text: &str) -> Failure {
+        match serde_json::from_str::<Problem>(text) {
+            Ok(problem) => Failure::Refused(Box::new(problem)),
+            Err(_) => Error::unavailable(
+                "unexpected-answer",
+                format!("{} answers {status} and does not say why; check that the URL is nats-authority's", self.base),
+            )
+            .into(),
+        }
+    }
+
+    /// Prints an answer: as it came, or as `table` shows it.
+    pub(super) fn print<T: DeserializeOwned>(&self, answer: &Answer, table: impl FnOnce(&T) -> String) -> Result<()> {
+        match self.format {
+            OutputFormat::Json => print(answer.text()),
+            OutputFormat::Table => print(&table(&answer.read()?)),
+        }
+    }
+
+    /// After the answer was printed: fails when it was to be waited for and the servers do not all
+    /// have it.
+    pub(super) fn require(&self, settled: bool, resolver: &ResolverView, look: &str) -> Outcome<()> {
+        let Some(seconds) = self.wait else { return Ok(()) };
+        if settled {
+            return Ok(());
+        }
+        let lacking: Vec<_> = resolver
+            .servers
+            .iter()
+            .filter(|s| s.stored < resolver.generation || s.effective.is_some_and(|runs| runs < resolver.generation))
+            .map(|s| s.name.as_str())
+            .collect();
+        let why = match (resolver.state, lacking.is_empty()) {
+            (Convergence::Unreachable, _) => "no server can be reached".to_owned(),
+            (_, false) => format!("not every server has it: {}", lacking.join(", ")),
+            (_, true) => "it is not finished".to_owned(),
+        };
+        Err(Failure::NotConverged(format!("the change is recorded, but after {seconds} s {why}; it goes on; look with `{look}`")))
+    }
+}
+
+/// Says how to see the next page.
+pub(super) fn note_more(next_cursor: Option<&str>) {
+    if let Some(cursor) = next_cursor {
+        note(&format!("there are more: --cursor {cursor}"));
+    }
+}

@@ -1,0 +1,318 @@
+//! `cred`. Secrets go to files that only their owner may read, and to standard output only where
+//! `--out -` says so. A seed that is on this machine stays on it: the proof is made here.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use zeroize::Zeroizing;
+
+use super::{
+    Outcome,
+    client::{Client, note_more},
+    org::{name_of, servers},
+    secret_file::Place,
+};
+use crate::{
+    api::{
+        credentials::{ChangedCredential, IssuedBatch, IssuedView},
+        page::List,
+    },
+    authority::{
+        proof,
+        requests::{NewCredential, NewCredentials, Reason},
+    },
+    cli::{
+        files::io_error,
+        output::{OutputFormat, fields, note, print, table},
+    },
+    error::{Error, Result},
+    jwt::creds,
+    model::{CredentialState, Environment, view::{Convergence, CredentialView}},
+    nkey::{Seed, User},
+};
+
+/// What can be done with credentials.
+#[derive(Debug, Subcommand)]
+pub enum CredCommand {
+    /// Issue a credential and write its creds file.
+    Issue(Box<IssueArgs>),
+    /// Issue many credentials, all or none, and write their creds files.
+    IssueBatch {
+        /// Organization.
+        org: String,
+        /// Environment type.
+        env_type: String,
+        /// File with `{"items": […]}` as the API takes it; `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// Folder for `<org>-<env>-<name>.creds`.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out_dir: PathBuf,
+        /// Replace files that are there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the credentials of an organization.
+    List {
+        /// Organization.
+        org: String,
+        /// Only those of this environment type.
+        #[arg(long)]
+        env: Option<String>,
+        /// Only those of this role.
+        #[arg(long)]
+        role: Option<String>,
+        /// Only those in this state.
+        #[arg(long, value_parser = ["active", "superseded", "revoked", "expired"])]
+        state: Option<String>,
+        /// Only those that end before this time, or within this duration from now: `14d`.
+        #[arg(long, value_name = "TIME")]
+        expires_before: Option<String>,
+        /// How many at most.
+        #[arg(long)]
+        limit: Option<u32>,
+        /// Go on behind this one.
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Show a credential, never its secret.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Revoke a credential: its connections are closed and no new ones are let in.
+    Revoke {
+        /// Its id.
+        id: String,
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+}
+
+/// What to issue.
+#[derive(Debug, Args)]
+pub struct IssueArgs {
+    /// Organization.
+    org: String,
+    /// Environment type.
+    env_type: String,
+    /// Name of the credential.
+    name: String,
+    /// Its role.
+    #[arg(long)]
+    role: String,
+    /// How long it lives, such as `90d`.
+    #[arg(long)]
+    ttl: Option<String>,
+    /// Where the creds file goes; `-` is standard output. [default: <org>-<env>-<name>.creds]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    force: bool,
+    /// Public key of the user; its private key stays where it is, and the file holds the JWT alone.
+    #[arg(long, requires = "proof", value_name = "KEY")]
+    public_key: Option<String>,
+    /// The public key's signature over the challenge, base64url.
+    #[arg(long, requires = "public_key")]
+    proof: Option<String>,
+    /// File with the user's seed: proof and creds file are made here, the seed is not sent.
+    #[arg(long, conflicts_with = "public_key", value_name = "FILE")]
+    seed_file: Option<PathBuf>,
+    /// A network that it is bound to; may be repeated.
+    #[arg(long = "cidr", value_name = "CIDR")]
+    cidrs: Vec<String>,
+    /// A connection type that it is bound to, such as STANDARD; may be repeated.
+    #[arg(long = "connection-type", value_name = "TYPE")]
+    connection_types: Vec<String>,
+    /// A label; may be repeated.
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+}
+
+/// Runs a command.
+pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
+    match command {
+        CredCommand::Issue(args) => issue(*args, client).await,
+        CredCommand::IssueBatch { org, env_type, file, out_dir, force } => {
+            issue_batch(&org, &env_type, &file, &out_dir, force, client).await
+        }
+        CredCommand::List { org, env, role, state, expires_before, limit, cursor } => {
+            let query = [
+                ("env", env),
+                ("role", role),
+                ("state", state),
+                ("expiresBefore", expires_before),
+                ("limit", limit.map(|n| n.to_string())),
+                ("cursor", cursor),
+            ];
+            let answer = client.get(&["orgs", &org, "credentials"], &query).await?;
+            client.print(&answer, |list: &List<CredentialView>| {
+                note_more(list.next_cursor.as_deref());
+                rows(list.items.iter())
+            })?;
+            Ok(())
+        }
+        CredCommand::Show { id } => {
+            let answer = client.get(&["credentials", &id], &[]).await?;
+            client.print(&answer, details)?;
+            Ok(())
+        }
+        CredCommand::Revoke { id, reason } => {
+            let body = Reason { reason };
+            let answer = client.change(Method::POST, &["credentials", &id, "revoke"], &[], Some(&body)).await?;
+            client.print(&answer, |changed: &ChangedCredential| details(&changed.credential) + &servers(&changed.resolver))?;
+            let changed: ChangedCredential = answer.read()?;
+            let settled = changed.credential.state == CredentialState::Revoked
+                && changed.resolver.state == Convergence::Converged;
+            let look = format!("nats-authority org show {}", changed.credential.org);
+            client.require(settled, &changed.resolver, &look)
+        }
+    }
+}
+
+async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
+    let seed = args.seed_file.as_deref().map(read_seed).transpose()?;
+    let (public_key, proof) = match &seed {
+        None => (args.public_key, args.proof),
+        Some(seed) => {
+            let environment = Environment::new(args.org.parse()?, args.env_type.parse()?);
+            let key = seed.key_pair();
+            (Some(key.public().to_string()), Some(proof::prove(&environment, &args.role, &key)))
+        }
+    };
+    // Whoever keeps the private key elsewhere gets the JWT alone.
+    let kind = if public_key.is_some() && seed.is_none() { "jwt" } else { "creds" };
+    let default = || PathBuf::from(format!("{}-{}-{}.{kind}", args.org, args.env_type, args.name));
+    let place = Place::reserve(&args.out.unwrap_or_else(default), args.force)?;
+    let body = NewCredential {
+        name: args.name,
+        role: args.role,
+        ttl: args.ttl,
+        public_key,
+        proof,
+        connection_types: args.connection_types,
+        allowed_cidrs: args.cidrs,
+        tags: args.tags,
+    };
+    let answer = client.post(&["orgs", &args.org, "envs", &args.env_type, "credentials"], &body).await?;
+    let issued: IssuedView = answer.read()?;
+    let secret = match (&seed, &issued.creds) {
+        (Some(seed), _) => creds::write(&issued.jwt, seed),
+        (None, Some(creds)) => creds.clone(),
+        (None, None) => Zeroizing::new(issued.jwt.clone()),
+    };
+    match (place, client.format) {
+        // Standard output was named: there the API's whole answer may stand.
+        (Place::Stdout, OutputFormat::Json) => print(answer.text())?,
+        (place @ Place::Stdout, OutputFormat::Table) => drop(place.write(&secret)?),
+        (place, format) => {
+            let path = place.write(&secret)?;
+            match format {
+                OutputFormat::Json => print(&without_secrets(&IssuedView { creds: None, ..issued })?)?,
+                OutputFormat::Table => print(&details(&issued.credential))?,
+            }
+            say_where(path.as_deref());
+        }
+    }
+    Ok(())
+}
+
+async fn issue_batch(
+    org: &str,
+    env_type: &str,
+    file: &Path,
+    out_dir: &Path,
+    force: bool,
+    client: &Client,
+) -> Outcome<()> {
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = text.map_err(|error| io_error("read", file, error))?;
+    let body: NewCredentials = serde_json::from_str(&text)
+        .map_err(|error| Error::invalid("invalid-batch", format!("{} cannot be used: {error}", file.display())))?;
+    let mut places = Vec::with_capacity(body.items.len());
+    for item in &body.items {
+        // A name becomes a part of a path; the service would refuse it later.
+        item.name.parse::<crate::model::ItemName>()?;
+        let kind = if item.public_key.is_some() { "jwt" } else { "creds" };
+        places.push(Place::reserve(&out_dir.join(format!("{org}-{env_type}-{}.{kind}", item.name)), force)?);
+    }
+    let answer = client.post(&["orgs", org, "envs", env_type, "credentials", "batch"], &body).await?;
+    let mut issued: IssuedBatch = answer.read()?;
+    for (place, item) in places.into_iter().zip(&mut issued.items) {
+        let secret = item.creds.take().unwrap_or_else(|| Zeroizing::new(item.jwt.clone()));
+        place.write(&secret)?;
+    }
+    match client.format {
+        OutputFormat::Json => print(&without_secrets(&issued)?)?,
+        OutputFormat::Table => print(&rows(issued.items.iter().map(|item| &item.credential)))?,
+    }
+    note(&format!("wrote {} files to {}", issued.items.len(), out_dir.display()));
+    Ok(())
+}
+
+/// Says which file was written.
+pub(super) fn say_where(path: Option<&Path>) {
+    if let Some(path) = path {
+        note(&format!("wrote {}", path.display()));
+    }
+}
+
+fn without_secrets(answer: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(answer).map_err(|error| Error::internal("answer").with_source(error))
+}
+
+/// A seed as `nk -gen user` writes it, or as it stands in a creds file.
+fn read_seed(path: &Path) -> Result<Seed<User>> {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| io_error("read", path, error))?;
+    let seed = Seed::parse(text.trim()).or_else(|wrong| creds::parse(&text).map(|(_, seed)| seed).map_err(|_| wrong));
+    seed.map_err(|error| Error::invalid("seed-file", format!("{} holds no seed of a user: {error}", path.display())))
+}
+
+fn rows<'a>(credentials: impl Iterator<Item = &'a CredentialView>) -> String {
+    let rows = credentials.map(|credential| {
+        [
+            credential.id.to_string(),
+            credential.env_type.clone(),
+            credential.name.clone(),
+            credential.role.clone(),
+            name_of(&credential.state),
+            credential.expires_at.to_rfc3339(),
+        ]
+    });
+    table(["ID", "ENVIRONMENT", "NAME", "ROLE", "STATE", "EXPIRES"], rows)
+}
+
+fn details(credential: &CredentialView) -> String {
+    let subjects = |allow: &[String], deny: &[String]| {
+        let denied = deny.iter().map(|subject| format!("not {subject}"));
+        allow.iter().cloned().chain(denied).collect::<Vec<_>>().join(", ")
+    };
+    let permissions = &credential.permissions;
+    fields([
+        ("id", credential.id.to_string()),
+        ("environment", format!("{}-{}", credential.org, credential.env_type)),
+        ("name", credential.name.clone()),
+        ("role", credential.role.clone()),
+        ("state", name_of(&credential.state)),
+        ("user", credential.user_key.clone()),
+        ("issuer", credential.issuer_key.clone()),
+        ("inbox prefix", credential.inbox_prefix.clone()),
+        ("publish", subjects(&permissions.publish.allow, &permissions.publish.deny)),
+        ("subscribe", subjects(&permissions.subscribe.allow, &permissions.subscribe.deny)),
+        ("connection types", credential.connection_types.join(", ")),
+        ("networks", credential.allowed_cidrs.join(", ")),
+        ("tags", credential.tags.join(", ")),
+        ("issued", credential.issued_at.to_rfc3339()),
+        ("issued by", credential.issued_by.clone()),
+        ("expires", credential.expires_at.to_rfc3339()),
+        ("revoked", credential.revoked_at.map(|at| at.to_rfc3339()).unwrap_or_default()),
+        ("reason", credential.revocation_reason.clone().unwrap_or_default()),
+    ])
+}

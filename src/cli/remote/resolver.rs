@@ -1,0 +1,94 @@
+//! `resolver`
+
+use std::{io::IsTerminal, time::Duration};
+
+use clap::Subcommand;
+use reqwest::Method;
+
+use super::{Outcome, client::Client};
+use crate::{
+    api::resolver::{Reconciliation, ResolverStatus},
+    cli::output::{OutputFormat, fields, print, table},
+    model::size::format_size,
+};
+
+/// How often `--watch` looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Moves to the top left and clears what was there.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
+/// What can be done about the servers.
+#[derive(Debug, Subcommand)]
+pub enum ResolverCommand {
+    /// Show every server and how many accounts are still to be pushed.
+    Status {
+        /// Look again every two seconds, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Have every account compared with every server, and pushed where they differ.
+    Reconcile,
+}
+
+/// Runs a command.
+pub(super) async fn run(command: ResolverCommand, client: &Client) -> Outcome<()> {
+    match command {
+        ResolverCommand::Status { watch: false } => {
+            let answer = client.get(&["resolver"], &[]).await?;
+            client.print(&answer, status)?;
+            Ok(())
+        }
+        ResolverCommand::Status { watch: true } => watch(client).await,
+        ResolverCommand::Reconcile => {
+            let answer = client.change(Method::POST, &["resolver", "reconcile"], &[], None::<&()>).await?;
+            client.print(&answer, |done: &Reconciliation| format!("{} accounts are looked at again", done.accounts))?;
+            Ok(())
+        }
+    }
+}
+
+async fn watch(client: &Client) -> Outcome<()> {
+    let on_terminal = std::io::stdout().is_terminal() && client.format == OutputFormat::Table;
+    let mut last = String::new();
+    loop {
+        let answer = client.get(&["resolver"], &[]).await?;
+        let text = match client.format {
+            OutputFormat::Json => answer.text().to_owned(),
+            OutputFormat::Table => status(&answer.read()?),
+        };
+        if on_terminal {
+            print(&format!("{CLEAR}{text}"))?;
+        } else if text != last {
+            print(&text)?;
+        }
+        last = text;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn status(status: &ResolverStatus) -> String {
+    let connection = match &status.error {
+        None => "up".to_owned(),
+        Some(why) => format!("down: {why}"),
+    };
+    let accounts = format!("{}, {} still to be pushed", status.accounts.total, status.accounts.due);
+    let rows = status.servers.iter().map(|server| {
+        [
+            server.name.clone(),
+            if server.live { "live" } else { "gone" }.to_owned(),
+            match server.trusts_operator {
+                Some(true) => "yes",
+                Some(false) => "NO",
+                None => "unknown",
+            }
+            .to_owned(),
+            server.version.clone(),
+            server.cluster.clone().unwrap_or_default(),
+            format_size(server.max_disk),
+            server.id.clone(),
+        ]
+    });
+    let servers = table(["SERVER", "STATE", "TRUSTS US", "VERSION", "CLUSTER", "DISK", "ID"], rows);
+    format!("{}\n{servers}", fields([("connection", connection), ("accounts", accounts)]))
+}

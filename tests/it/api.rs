@@ -1,0 +1,169 @@
+//! The REST API over a real Postgres, without nats-servers: how the servers stand is a fact that the
+//! tests state.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod document;
+mod refusals;
+mod resources;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Method, Request, StatusCode, header},
+};
+use nats_authority::{
+    api::{self, ApiState},
+    authority::{Authority, Parts, ServerStanding, Settings, Standing, bundle},
+    clock::{Clock, SystemClock},
+    entropy::SystemEntropy,
+    model::NameRules,
+    policy::Policies,
+    signer::{SealingKey, SealingKeys, Signer},
+    store::{Store, servers::ServerRow},
+};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::support;
+
+/// An API with an operator and one live server, and the administrator's token.
+struct Api {
+    router: Router,
+    authority: Arc<Authority>,
+    token: String,
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Checks the shape of a problem and returns its code and the pointer of its first field.
+    #[track_caller]
+    fn problem(&self, status: u16) -> (String, String) {
+        let body = self.json();
+        assert_eq!(self.status, status, "{body}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{body}");
+        let code = body["code"].as_str().unwrap();
+        assert_eq!(body["type"], format!("urn:nats-authority:problem:{code}"));
+        assert_eq!(body["status"], status);
+        assert_eq!(body["requestId"], self.header("x-request-id"));
+        assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
+        assert_eq!(self.header("x-content-type-options"), "nosniff");
+        (code.to_owned(), body["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned())
+    }
+
+    #[track_caller]
+    fn ok(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        self.json()
+    }
+}
+
+impl Api {
+    async fn start() -> Self {
+        let database = support::database_from("ledger", |url| async move {
+            let store = Store::connect(&url.into(), 1, Duration::from_secs(10)).await.unwrap();
+            store.migrate().await.unwrap();
+            store.close().await;
+        })
+        .await;
+        let store = Store::connect(&database.url().into(), 5, Duration::from_secs(10)).await.unwrap();
+        let entropy = Arc::new(SystemEntropy::new());
+        let sealing = SealingKey::parse(&SealingKey::generate(entropy.as_ref())).unwrap();
+        let signer = Arc::new(Signer::new(SealingKeys::new(vec![sealing]).unwrap(), entropy.clone()));
+        let operator = bundle::create("test", &signer, &SystemClock, entropy.as_ref()).unwrap();
+        operator.bundle.adopt(&store, &signer, &SystemClock, entropy.as_ref()).await.unwrap();
+        let authority = Authority::open(Parts {
+            store,
+            signer,
+            policies: Policies::builtin().unwrap(),
+            settings: Settings { names: NameRules::default(), default_plan: "s".to_owned(), overcommit: 1.0 },
+            clock: Arc::new(SystemClock),
+            entropy,
+        })
+        .await
+        .unwrap();
+        let api = Self {
+            router: api::router(ApiState::new(Arc::clone(&authority))),
+            authority,
+            token: operator.admin_token.to_string(),
+        };
+        api.set_server(true, Some(true)).await;
+        api
+    }
+
+    /// States that there is one server with room for much, and whether it answers and trusts us.
+    async fn set_server(&self, live: bool, trusts_us: Option<bool>) {
+        let row = ServerRow {
+            name: "n1".to_owned(),
+            id: "NA".to_owned(),
+            cluster: None,
+            version: "2.12.0".to_owned(),
+            max_memory: 1 << 40,
+            max_disk: 1 << 44,
+            max_payload: 1 << 20,
+            live,
+            seen_at: SystemClock.now(),
+        };
+        self.authority.store().save_servers(std::slice::from_ref(&row)).await.unwrap();
+        self.authority.set_standing(Standing { servers: vec![ServerStanding { row, trusts_us }], connected: Ok(()) });
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    fn request(&self, method: &str, path: &str) -> axum::http::request::Builder {
+        Request::builder()
+            .method(method.parse::<Method>().unwrap())
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path).await
+    }
+
+    /// A request without a body.
+    async fn call(&self, method: &str, path: &str) -> Answer {
+        self.send(self.request(method, path).body(Body::empty()).unwrap()).await
+    }
+
+    /// A request with a JSON body as it stands.
+    async fn raw(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+        let request = self.request(method, path).header(header::CONTENT_TYPE, "application/json");
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.raw("POST", path, body.to_string()).await
+    }
+
+    /// Onboards `acme` with a `prod` environment.
+    async fn onboard(&self) -> Value {
+        let body = serde_json::json!({"slug": "acme", "environments": ["prod"]});
+        self.post("/api/v1/orgs", body).await.ok(201)
+    }
+}

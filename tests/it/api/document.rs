@@ -1,0 +1,109 @@
+//! The OpenAPI document says what is there, and everything in it is guarded as it says.
+
+use axum::{body::Body, http::Request};
+use serde_json::Value;
+
+use super::Api;
+
+/// Method, path with example parameters, and whether it is open to everyone.
+fn operations(document: &Value) -> Vec<(String, String, bool)> {
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let open = operation["security"].as_array().is_some_and(|schemes| schemes == &[serde_json::json!({})]);
+            let path = path.replace("{org}", "acme").replace("{envType}", "prod").replace("{id}", "x");
+            operations.push((method.to_uppercase(), path.replace("{accountId}", "A"), open));
+        }
+    }
+    operations
+}
+
+#[tokio::test]
+async fn everything_but_the_open_routes_needs_a_token() {
+    let api = Api::start().await;
+    let document = api.get("/openapi.json").await.ok(200);
+    let operations = operations(&document);
+    assert!(operations.len() >= 30, "{}", operations.len());
+    for (method, path, open) in &operations {
+        let request = Request::builder().method(method.as_str()).uri(path).body(Body::empty()).unwrap();
+        let answer = api.send(request).await;
+        if *open {
+            assert!(!path.starts_with("/api/"), "{method} {path} is open");
+            assert_ne!(answer.status, 401, "{method} {path}");
+        } else {
+            assert!(path.starts_with("/api/v1/"), "{method} {path}");
+            assert_eq!(answer.problem(401).0, "unauthenticated", "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_whole() {
+    let api = Api::start().await;
+    let document = api.get("/openapi.json").await.ok(200);
+    assert_eq!(document["openapi"].as_str().unwrap().split('.').take(2).collect::<Vec<_>>(), ["3", "1"]);
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    let mut paths: Vec<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    paths.sort_unstable();
+    let mut expected = [
+        "/api/v1/audit",
+        "/api/v1/can-i",
+        "/api/v1/credentials/{id}",
+        "/api/v1/credentials/{id}/revoke",
+        "/api/v1/operator",
+        "/api/v1/operator/keys",
+        "/api/v1/operator/server-config",
+        "/api/v1/operator/system-credentials",
+        "/api/v1/orgs",
+        "/api/v1/orgs/{org}",
+        "/api/v1/orgs/{org}/credentials",
+        "/api/v1/orgs/{org}/envs",
+        "/api/v1/orgs/{org}/envs/{envType}",
+        "/api/v1/orgs/{org}/envs/{envType}/credentials",
+        "/api/v1/orgs/{org}/envs/{envType}/credentials/batch",
+        "/api/v1/orgs/{org}/keys",
+        "/api/v1/orgs/{org}/resume",
+        "/api/v1/orgs/{org}/suspend",
+        "/api/v1/plans",
+        "/api/v1/resolver",
+        "/api/v1/resolver/reconcile",
+        "/api/v1/roles",
+        "/healthz",
+        "/jwt/v1/accounts/",
+        "/jwt/v1/accounts/{accountId}",
+        "/jwt/v1/operator",
+        "/readyz",
+    ];
+    expected.sort_unstable();
+    assert_eq!(paths, expected);
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let place = format!("{method} {path}");
+            assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{place} has another's id");
+            assert!(operation["summary"].is_string() && operation["tags"].is_array(), "{place}");
+            assert!(operation["responses"]["default"].is_object(), "{place}");
+            for (status, answer) in operation["responses"].as_object().unwrap() {
+                if status.starts_with('4') {
+                    let schema = &answer["content"]["application/problem+json"]["schema"]["$ref"];
+                    assert_eq!(schema, "#/components/schemas/Problem", "{place} {status}");
+                }
+            }
+        }
+    }
+    // Every reference leads somewhere.
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn there_is_a_page_to_try_it() {
+    let api = Api::start().await;
+    let page = api.get("/docs/").await;
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains("swagger"));
+    assert!(api.get("/docs/swagger-initializer.js").await.text().contains("/openapi.json"));
+}
