@@ -33,7 +33,7 @@ pub mod model;
 pub mod nkey;
 pub mod policy;
 pub mod resolver;
-// pub mod service;
+pub mod service;
 pub mod signer;
 pub mod store;
 pub mod tasks;

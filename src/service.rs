@@ -14,6 +14,7 @@ use crate::{
     entropy::{Entropy, SystemEntropy},
     error::{Error, Result},
     policy::Policies,
+    resolver::SystemResolver,
     signer::{SealingKey, SealingKeys, Signer},
     store::Store,
     tasks,
@@ -31,6 +32,8 @@ pub struct Service {
     pub url: String,
     /// The domain service inside.
     pub authority: Arc<Authority>,
+    /// The way to the servers.
+    pub resolver: Arc<SystemResolver>,
     stop: CancellationToken,
     tasks: TaskTracker,
     server: axum_server::Handle<SocketAddr>,
@@ -59,7 +62,7 @@ impl Service {
         let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await?;
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
-        tasks::start(&authority, &tasks::Setup::from(config), &tracker, &stop)?;
+        let resolver = tasks::start(&authority, &tasks::Setup::from(config), &tracker, &stop)?;
         let listener = listen(config.listen).await?;
         let address = listener.local_addr().map_err(|error| Error::internal("address").with_source(error))?;
         let url = format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" });
@@ -78,7 +81,7 @@ impl Service {
             write_url(file, &url)?;
         }
         tracing::info!(%url, "listening");
-        Ok(Self { url, authority, stop, tasks: tracker, server })
+        Ok(Self { url, authority, resolver, stop, tasks: tracker, server })
     }
 
     /// Stops: no new requests, open ones finish, then the tasks end and the database is closed.
