@@ -3,7 +3,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
@@ -11,8 +18,9 @@ use futures::StreamExt;
 use nats_authority::{
     dev::{
         nats::{Cluster, ClusterSpec, Server, Stop, Trust},
+        place,
         postgres::{Durability, Postgres},
-        process::is_running,
+        process::{self, Signal, is_running},
     },
     entropy::SystemEntropy,
     jwt::envelope::HEADER,
@@ -125,6 +133,15 @@ async fn three_servers_form_a_cluster_and_one_may_die_and_return() {
     assert_eq!(cluster.urls(), urls);
     assert_eq!(answering(&client, 3).await, names(&["n1", "n2", "n3"]));
 
+    // Somebody else kills one: it is noticed, and started like one that was stopped.
+    process::send(cluster.servers()[2].pid().unwrap(), Signal::KILL).unwrap();
+    while cluster.fallen().unwrap() != [2] {
+        tokio::task::yield_now().await;
+    }
+    cluster.start_server(2).await.unwrap();
+    assert!(cluster.fallen().unwrap().is_empty());
+    assert_eq!(answering(&client, 3).await, names(&["n1", "n2", "n3"]));
+
     let pids: Vec<u32> = cluster.servers().iter().filter_map(Server::pid).collect();
     assert_eq!(pids.len(), 3);
     cluster.stop().await.unwrap();
@@ -176,6 +193,23 @@ async fn postgres_keeps_its_data_through_a_kill_and_a_restart() {
     let pid = postgres.pid().unwrap();
     drop(postgres);
     assert!(!is_running(pid));
+}
+
+#[tokio::test]
+async fn postgres_starts_where_only_we_can_go() {
+    let dir = support::temp_dir();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+    let locked = dir.path().join("postgres");
+    for _ in 0..2 {
+        let postgres = Postgres::start(&locked, Durability::Fast).await.unwrap();
+        PgConnection::connect(&postgres.url()).await.unwrap();
+    }
+    let password = fs::metadata(locked.join("password")).unwrap();
+    assert_eq!(password.permissions().mode() & 0o777, 0o600);
+    // Only when we are root does another user run Postgres, and needs a place that it can reach.
+    if let Some(elsewhere) = place::elsewhere(&locked) {
+        fs::remove_dir_all(elsewhere).unwrap();
+    }
 }
 
 async fn answer(url: &str) -> i32 {

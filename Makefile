@@ -1,0 +1,38 @@
+# Everything a contributor runs. `make` alone lists the targets.
+# Each target fetches what it needs (scripts/setup) and needs no root.
+
+CARGO ?= cargo
+DEV_DIR ?= .dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench lint fmt up
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## bring nats-server and Postgres where the machine lacks them
+	@scripts/setup
+
+build: ## compile
+	$(CARGO) build --locked
+
+demo: setup build ## show what it does, on a private cluster
+	scripts/demo
+
+up: setup build ## a private Postgres, NATS cluster and the service, until interrupted
+	$(CARGO) run --locked -- dev --dir $(DEV_DIR)
+
+test: setup build ## all tests, with real servers
+	$(CARGO) test --locked
+
+bench: setup ## the figures, measured beside their limits
+	$(CARGO) bench --locked --bench figures
+
+lint: ## format, clippy, and cargo-deny where it is installed
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	else echo "skipped: cargo deny (cargo install --locked cargo-deny)"; fi
+
+fmt: ## format the code
+	$(CARGO) fmt
