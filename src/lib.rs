@@ -22,7 +22,7 @@
 
 pub mod api;
 pub mod authority;
-// pub mod cli;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;

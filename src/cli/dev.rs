@@ -20,7 +20,7 @@ use crate::{
     dev::{
         nats::{Cluster, ClusterSpec},
         ports::Port,
-        postgres::{Durability, Postgres, Stop},
+        postgres::{Durability, Postgres},
         process::{Process, Signal},
     },
     error::{Error, Result},
@@ -160,7 +160,10 @@ async fn await_ready(service: &mut Process, url: &str, end: tokio::time::Instant
 
 async fn pause(end: tokio::time::Instant, what: &str) -> Result<()> {
     if tokio::time::Instant::now() >= end {
-        return Err(Error::unavailable("dev-timeout", format!("{what} within {} s; see service.log", SERVICE_START.as_secs())));
+        return Err(Error::unavailable(
+            "dev-timeout",
+            format!("{what} within {} s; see service.log", SERVICE_START.as_secs()),
+        ));
     }
     tokio::time::sleep(Duration::from_millis(20)).await;
     Ok(())

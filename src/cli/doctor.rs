@@ -40,7 +40,9 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<u8> {
             examination.line("database", Ok(String::new()));
             let operator = match (store.operator().await, &signer) {
                 (Ok(Some(operator)), Ok(signer)) => match store.operator_signing_key().await {
-                    Ok(key) => signer.check(&key).map(|()| format!("{} ({}), its signing key opens", operator.public_key, operator.name)),
+                    Ok(key) => signer
+                        .check(&key)
+                        .map(|()| format!("{} ({}), its signing key opens", operator.public_key, operator.name)),
                     Err(error) => Err(error),
                 },
                 (Ok(Some(operator)), Err(_)) => Ok(operator.public_key.to_string()),
@@ -60,7 +62,9 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<u8> {
 /// has the keys to ask.
 async fn reach(url: &str) -> Result<String> {
     use tokio::io::{AsyncBufReadExt, BufReader};
-    let unreachable = |why: String| Error::unavailable("server-unreachable", format!("{why}; check nats.urls and that the server runs"));
+    let unreachable = |why: String| {
+        Error::unavailable("server-unreachable", format!("{why}; check nats.urls and that the server runs"))
+    };
     let address = url::Url::parse(url).map_err(|error| unreachable(error.to_string()))?;
     let (host, port) = (address.host_str().unwrap_or_default().to_owned(), address.port().unwrap_or(4222));
     let greeting = async {

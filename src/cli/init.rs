@@ -64,14 +64,18 @@ pub(super) async fn run(args: &InitArgs) -> Result<u8> {
     println!();
     println!("  {IDENTITY_SEED:<24} the operator's identity. The service does not need it: take it offline now");
     if args.sealing_key.is_none() {
-        println!("  {SEALING_KEY:<24} opens the signing keys in the bundle and in the database. Only the service needs it");
+        println!(
+            "  {SEALING_KEY:<24} opens the signing keys in the bundle and in the database. Only the service needs it"
+        );
     }
     println!("  {ADMIN_TOKEN:<24} the first administrator's token for the API");
     println!("  {BUNDLE:<24} what the service adopts; nothing in it signs without the sealing key");
     println!("  {:<24} for every server: include operator.conf and restart", "nats/");
     println!("  {:<24} a configuration to start from", "authority.toml");
     println!();
-    println!("Next: put nats/operator.conf on every server, then run `nats-authority serve --config {dir}/authority.toml`");
+    println!(
+        "Next: put nats/operator.conf on every server, then run `nats-authority serve --config {dir}/authority.toml`"
+    );
     Ok(0)
 }
 
@@ -89,7 +93,10 @@ pub(super) fn make(dir: &Path, name: &str, sealing_key: Option<&Path>) -> Result
     if dir.join(BUNDLE).exists() {
         return Err(Error::conflict(
             "already-made",
-            format!("{} already holds an operator; its keys cannot be made again, so nothing was changed", dir.display()),
+            format!(
+                "{} already holds an operator; its keys cannot be made again, so nothing was changed",
+                dir.display()
+            ),
         ));
     }
     std::fs::create_dir_all(dir).map_err(|error| io_error("make", dir, error))?;
@@ -122,10 +129,13 @@ fn write_examples(dir: &Path, trust: &Trust, args: &InitArgs) -> Result<()> {
     }
     // The configuration's relative paths are taken from its own folder.
     let named = |file: Option<&PathBuf>, own: &str| -> Result<String> {
-        file.map_or_else(|| Ok(own.to_owned()), |file| {
-            let file = std::path::absolute(file).map_err(|error| io_error("find", file, error))?;
-            Ok(file.display().to_string())
-        })
+        file.map_or_else(
+            || Ok(own.to_owned()),
+            |file| {
+                let file = std::path::absolute(file).map_err(|error| io_error("find", file, error))?;
+                Ok(file.display().to_string())
+            },
+        )
     };
     let database = named(args.database_url_file.as_ref(), "database.url")?;
     let sealing = named(args.sealing_key.as_ref(), SEALING_KEY)?;

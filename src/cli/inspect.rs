@@ -27,7 +27,8 @@ pub(super) fn run(args: &InspectArgs, format: OutputFormat) -> Result<u8> {
     let report = inspect(&text, SystemClock.unix());
     match format {
         OutputFormat::Json => {
-            let json = serde_json::to_string_pretty(&report).map_err(|error| Error::internal("report").with_source(error))?;
+            let json =
+                serde_json::to_string_pretty(&report).map_err(|error| Error::internal("report").with_source(error))?;
             println!("{json}");
         }
         OutputFormat::Table => {

@@ -26,7 +26,11 @@ pub enum OutputFormat {
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| {
-        if text.is_empty() || text.ends_with('\n') { out.flush() } else { out.write_all(b"\n").and_then(|()| out.flush()) }
+        if text.is_empty() || text.ends_with('\n') {
+            out.flush()
+        } else {
+            out.write_all(b"\n").and_then(|()| out.flush())
+        }
     });
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -100,7 +104,13 @@ mod tests {
     #[test]
     fn tables_and_fields() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned);
-        assert_eq!(table(["SLUG", "PLAN"], [row(["acme", "m"]), row(["b\u{1b}[2J", "xl"])]), "SLUG     PLAN\nacme     m\nb [2J    xl");
-        assert_eq!(fields([("slug", "acme".to_owned()), ("no", String::new()), ("x", "1".to_owned())]), "slug  acme\nx     1\n");
+        assert_eq!(
+            table(["SLUG", "PLAN"], [row(["acme", "m"]), row(["b\u{1b}[2J", "xl"])]),
+            "SLUG     PLAN\nacme     m\nb [2J    xl"
+        );
+        assert_eq!(
+            fields([("slug", "acme".to_owned()), ("no", String::new()), ("x", "1".to_owned())]),
+            "slug  acme\nx     1\n"
+        );
     }
 }

@@ -21,7 +21,10 @@ pub(super) async fn run(args: ServeArgs) -> Result<u8> {
         (None, None | Some("json")) => LogFormat::Json,
         (None, Some("text")) => LogFormat::Text,
         (None, Some(other)) => {
-            return Err(Error::invalid("invalid-configuration", format!("log.format: '{other}' is neither json nor text")));
+            return Err(Error::invalid(
+                "invalid-configuration",
+                format!("log.format: '{other}' is neither json nor text"),
+            ));
         }
     };
     start_logs(format, args.log.as_deref().or(raw.log.filter.as_deref()).unwrap_or("info"));

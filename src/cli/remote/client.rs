@@ -178,7 +178,9 @@ impl Client {
             (_, false) => format!("not every server has it: {}", lacking.join(", ")),
             (_, true) => "it is not finished".to_owned(),
         };
-        Err(Failure::NotConverged(format!("the change is recorded, but after {seconds} s {why}; it goes on; look with `{look}`")))
+        Err(Failure::NotConverged(format!(
+            "the change is recorded, but after {seconds} s {why}; it goes on; look with `{look}`"
+        )))
     }
 }
 

@@ -72,12 +72,16 @@ pub(super) fn place(options: &GlobalOptions) -> Result<Place> {
         },
     };
     let missing = |what: &str, flag: &str, variable: &str| {
-        let detail = format!("no {what} is known; give {flag}, set {variable} or select a context with `nats-authority context add`");
+        let detail = format!(
+            "no {what} is known; give {flag}, set {variable} or select a context with `nats-authority context add`"
+        );
         Error::invalid("no-service", detail)
     };
     let url = match &options.url {
         Some(text) => parse_url(text)?,
-        None => context.as_ref().map(|c| c.url.clone()).ok_or_else(|| missing("service", "--url", "NATS_AUTHORITY_URL"))?,
+        None => {
+            context.as_ref().map(|c| c.url.clone()).ok_or_else(|| missing("service", "--url", "NATS_AUTHORITY_URL"))?
+        }
     };
     let token_file = options
         .token_file
@@ -103,7 +107,9 @@ pub(super) fn run(command: &ContextCommand, options: &GlobalOptions) -> Result<u
             // A relative path would mean another file from another folder.
             let token_file = std::path::absolute(token_file).map_err(|error| io_error("find", token_file, error))?;
             contexts.write(name, &Context { url: parse_url(url)?, token_file })?;
-            if *select { contexts.select(name)? }
+            if *select {
+                contexts.select(name)?
+            }
         }
         ContextCommand::List => {
             let selected = contexts.selected()?;
@@ -114,7 +120,12 @@ pub(super) fn run(command: &ContextCommand, options: &GlobalOptions) -> Result<u
                     ["", "NAME", "URL", "TOKEN FILE"],
                     all.iter().map(|(name, context)| {
                         let mark = if selected.as_ref() == Some(name) { "*" } else { "" };
-                        [mark.to_owned(), name.clone(), context.url.to_string(), context.token_file.display().to_string()]
+                        [
+                            mark.to_owned(),
+                            name.clone(),
+                            context.url.to_string(),
+                            context.token_file.display().to_string(),
+                        ]
                     }),
                 ))?,
             }
@@ -153,9 +164,9 @@ impl Contexts {
     fn of(options: &GlobalOptions) -> Result<Self> {
         let config = options.config_home.clone().filter(|path| path.is_absolute());
         let config = config.or_else(|| Some(options.home.as_ref()?.join(".config")));
-        config
-            .map(|config| Self(config.join("nats-authority")))
-            .ok_or_else(|| Error::invalid("no-home", "there is no home folder for contexts; set HOME or XDG_CONFIG_HOME"))
+        config.map(|config| Self(config.join("nats-authority"))).ok_or_else(|| {
+            Error::invalid("no-home", "there is no home folder for contexts; set HOME or XDG_CONFIG_HOME")
+        })
     }
 
     fn file(&self, name: &str) -> Result<PathBuf> {

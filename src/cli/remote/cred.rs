@@ -28,7 +28,10 @@ use crate::{
     },
     error::{Error, Result},
     jwt::creds,
-    model::{CredentialState, Environment, view::{Convergence, CredentialView}},
+    model::{
+        CredentialState, Environment,
+        view::{Convergence, CredentialView},
+    },
     nkey::{Seed, User},
 };
 
@@ -163,7 +166,9 @@ pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
         CredCommand::Revoke { id, reason } => {
             let body = Reason { reason };
             let answer = client.change(Method::POST, &["credentials", &id, "revoke"], &[], Some(&body)).await?;
-            client.print(&answer, |changed: &ChangedCredential| details(&changed.credential) + &servers(&changed.resolver))?;
+            client.print(&answer, |changed: &ChangedCredential| {
+                details(&changed.credential) + &servers(&changed.resolver)
+            })?;
             let changed: ChangedCredential = answer.read()?;
             let settled = changed.credential.state == CredentialState::Revoked
                 && changed.resolver.state == Convergence::Converged;
@@ -228,11 +233,8 @@ async fn issue_batch(
     force: bool,
     client: &Client,
 ) -> Outcome<()> {
-    let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(file)
-    };
+    let text =
+        if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
     let text = text.map_err(|error| io_error("read", file, error))?;
     let body: NewCredentials = serde_json::from_str(&text)
         .map_err(|error| Error::invalid("invalid-batch", format!("{} cannot be used: {error}", file.display())))?;

@@ -106,8 +106,7 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
             changed(client, &answer, true)
         }
         OrgCommand::List { state, plan, limit, cursor } => {
-            let query =
-                [("state", state), ("plan", plan), ("limit", limit.map(|n| n.to_string())), ("cursor", cursor)];
+            let query = [("state", state), ("plan", plan), ("limit", limit.map(|n| n.to_string())), ("cursor", cursor)];
             let answer = client.get(&["orgs"], &query).await?;
             client.print(&answer, list)?;
             Ok(())
@@ -238,7 +237,10 @@ mod tests {
     #[test]
     fn limits() {
         let parse = |texts: &[&str]| parse_limits(&texts.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(parse(&["conn=500", "wildcards=false", "payload=1MiB"]).unwrap(), json!({"conn": 500, "wildcards": false, "payload": "1MiB"}));
+        assert_eq!(
+            parse(&["conn=500", "wildcards=false", "payload=1MiB"]).unwrap(),
+            json!({"conn": 500, "wildcards": false, "payload": "1MiB"})
+        );
         let tiers = parse(&["tieredLimits.R3.streams=4", "tieredLimits.R3.diskStorage=20GiB"]).unwrap();
         assert_eq!(tiers, json!({"tieredLimits": {"R3": {"streams": 4, "diskStorage": "20GiB"}}}));
         assert!(parse(&["conn"]).is_err());

@@ -106,7 +106,8 @@ fn show<T: Serialize + DeserializeOwned>(
     name: &str,
     details: impl FnOnce(&T) -> String,
 ) -> Result<()> {
-    let item = item.ok_or_else(|| Error::not_found("no-policy", format!("there is none called '{name}'; list them")))?;
+    let item =
+        item.ok_or_else(|| Error::not_found("no-policy", format!("there is none called '{name}'; list them")))?;
     match client.format {
         OutputFormat::Json => {
             print(&serde_json::to_string(item).map_err(|error| Error::internal("policy").with_source(error))?)
@@ -190,11 +191,13 @@ fn role_details(role: &RoleView) -> String {
         ("environments", role.env_types.as_ref().map_or_else(|| "all".to_owned(), |types| types.join(", "))),
         ("example", role.example.environment.clone()),
     ]);
-    let rows = [("publish", &permissions.publish), ("subscribe", &permissions.subscribe)].into_iter().flat_map(|(verb, part)| {
-        let row = move |rule: &str, subject: &String| [rule.to_owned(), verb.to_owned(), subject.clone()];
-        let allow = part.allow.iter().map(move |subject| row("allow", subject));
-        allow.chain(part.deny.iter().map(move |subject| row("deny", subject)))
-    });
+    let rows = [("publish", &permissions.publish), ("subscribe", &permissions.subscribe)].into_iter().flat_map(
+        |(verb, part)| {
+            let row = move |rule: &str, subject: &String| [rule.to_owned(), verb.to_owned(), subject.clone()];
+            let allow = part.allow.iter().map(move |subject| row("allow", subject));
+            allow.chain(part.deny.iter().map(move |subject| row("deny", subject)))
+        },
+    );
     text.push('\n');
     text + &table(["RULE", "DIRECTION", "SUBJECT"], rows)
 }

@@ -53,16 +53,18 @@ impl Place {
 
 impl Reserved {
     fn new(path: &Path, force: bool) -> Result<Self> {
-        let name = path.file_name().ok_or_else(|| Error::invalid("file", format!("{} names no file", path.display())))?;
+        let name =
+            path.file_name().ok_or_else(|| Error::invalid("file", format!("{} names no file", path.display())))?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".{}", std::process::id()));
         let draft = path.with_file_name(hidden);
         if !force {
             create(path).map_err(|error| match error.kind() {
-                ErrorKind::AlreadyExists => {
-                    Error::invalid("file-exists", format!("{} is there already; choose another with --out, or --force", path.display()))
-                }
+                ErrorKind::AlreadyExists => Error::invalid(
+                    "file-exists",
+                    format!("{} is there already; choose another with --out, or --force", path.display()),
+                ),
                 _ => io_error("write", path, error),
             })?;
         }
@@ -79,7 +81,9 @@ impl Reserved {
 
     fn write(mut self, secret: &str) -> Result<PathBuf> {
         let written = self.file.write_all(secret.as_bytes()).and_then(|()| self.file.sync_all());
-        written.and_then(|()| fs::rename(&self.draft, &self.path)).map_err(|error| io_error("write", &self.path, error))?;
+        written
+            .and_then(|()| fs::rename(&self.draft, &self.path))
+            .map_err(|error| io_error("write", &self.path, error))?;
         self.written = true;
         Ok(self.path.clone())
     }
