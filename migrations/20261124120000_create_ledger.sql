@@ -56,7 +56,7 @@ CREATE TABLE accounts (
 );
 CREATE INDEX accounts_due ON accounts (due_at) WHERE due_at IS NOT NULL;
 COMMENT ON TABLE accounts IS 'The account JWTs that every server must have: the desired state of the cluster.';
-COMMENT ON COLUMN accounts.state IS 'tombstone: pushed with every limit at zero and all users revoked, then deleted; kept so that a server that brings it back is told again.';
+COMMENT ON COLUMN accounts.state IS 'tombstone: pushed with no connection allowed and all users revoked, then deleted from the servers; the row stays so that a server that brings the account back is told again.';
 COMMENT ON COLUMN accounts.generation IS 'Counts the minted JWTs of this account; 0: none yet.';
 COMMENT ON COLUMN accounts.iat IS 'Issue time of the current JWT. Resolvers keep the newer of two by it, so it strictly increases.';
 COMMENT ON COLUMN accounts.content_hash IS 'SHA-256 of the composed claims without issue time and id: a new generation is minted only when it changes.';
@@ -106,6 +106,7 @@ CREATE TABLE organizations (
     updated_at   timestamptz NOT NULL
 );
 CREATE UNIQUE INDEX organizations_active_slug ON organizations (slug) WHERE state <> 'deleted';
+CREATE INDEX organizations_slug ON organizations (slug, account_key);
 COMMENT ON TABLE organizations IS 'The unit of tenancy: exactly one account each.';
 COMMENT ON COLUMN organizations.slug IS 'Unique among those that are not deleted; used again it gets a new account.';
 COMMENT ON COLUMN organizations.limits IS 'Overrides of single plan limits.';

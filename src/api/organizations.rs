@@ -26,6 +26,7 @@ use crate::{
         requests::{ChangeOrganization, NewOrganization, Reason},
     },
     model::{OrgSlug, OrgState, view::OrganizationView},
+    nkey::{Account, PublicKey},
 };
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
@@ -56,7 +57,7 @@ async fn onboard_organization(
 ) -> Result<Response, Refusal> {
     let (view, created) = authority.onboard(&caller.actor, request).await?;
     let slug = view.slug.parse()?;
-    let view = prefer.settle(&authority, &slug, true).await?.unwrap_or(view);
+    let view = prefer.settle(&authority, &slug, false).await?.unwrap_or(view);
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/api/v1/orgs/{slug}"))];
     Ok((status, prefer.applied(), location, Json(view)).into_response())
@@ -86,10 +87,12 @@ async fn list_organizations(
     State(authority): State<Arc<Authority>>,
     Query(query): Query<ListOrganizations>,
 ) -> Result<Json<List<OrganizationView>>, Refusal> {
-    let page =
-        page(query.limit, query.cursor.as_deref(), |key| key.parse::<OrgSlug>().ok().map(|slug| slug.to_string()))?;
+    let page = page(query.limit, query.cursor.as_deref(), |key| {
+        let (slug, account) = key.split_once('/')?;
+        Some((slug.parse::<OrgSlug>().ok()?.to_string(), account.parse::<PublicKey<Account>>().ok()?.to_string()))
+    })?;
     let (items, more) = authority.organizations(query.state, query.plan.as_deref(), &page).await?;
-    Ok(Json(List::page(items, more, |last| last.slug.clone())))
+    Ok(Json(List::page(items, more, |last| format!("{}/{}", last.slug, last.account_id))))
 }
 
 /// Shows an organization.

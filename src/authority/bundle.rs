@@ -249,7 +249,10 @@ impl Bundle {
             adopted_at: now,
         };
         if !operator::adopt(&mut tx, &row).await? {
-            return Ok(false);
+            // Another replica was faster; its operator may be another one.
+            drop(tx);
+            let found = store.operator().await?.ok_or_else(|| Error::internal("an adopted operator is not there"))?;
+            return if found.public_key == public_key { Ok(false) } else { Err(foreign(&found, public_key)) };
         }
         let event = audit::Event {
             id: new_id(clock, entropy),
@@ -302,7 +305,7 @@ fn foreign(found: &OperatorRow, bundle: PublicKey<Operator>) -> Error {
     Error::conflict(
         "foreign-operator",
         format!(
-            "the database belongs to the operator {} ({}), the bundle to {bundle}; point `bundle` or `database.url` to the right one",
+            "the database belongs to the operator {} ({}), the bundle to {bundle}; point `bundle` or `database.url_file` to the right one",
             found.public_key, found.name
         ),
     )

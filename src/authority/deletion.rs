@@ -29,7 +29,15 @@ impl Authority {
             nats: Generic::delete_accounts(&[account]),
         })?;
         let signed = self.signer.sign_as_operator(&self.operator_key, linted)?;
-        let event = self.event(&Actor::task("push"), "account.delete-request", Some(slug), account, json!({}));
+        let event = self.event(
+            &Actor::task("push"),
+            "account.delete-request",
+            Some(slug),
+            account,
+            json!({
+                "jwtSha256": data_encoding::HEXLOWER.encode(&signed.sha256()),
+            }),
+        );
         Ok(self.store.record_own(&event, signed).await?.token().to_owned())
     }
 

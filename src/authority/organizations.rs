@@ -165,8 +165,7 @@ impl Authority {
         }
         org.updated_at = self.now();
         let promised = organizations::promise(&mut tx, org.id).await?;
-        let promise =
-            if org.state == OrgState::Deleting { Bytes::default() } else { self.promise(&org.plan, &org.limits)? };
+        let promise = if org.state == OrgState::Deleting { promised } else { self.promise(&org.plan, &org.limits)? };
         self.admit(&mut tx, Bytes { memory: promise.memory - promised.memory, disk: promise.disk - promised.disk })
             .await?;
         organizations::update(&mut tx, &org, promise, purge).await?;
@@ -188,12 +187,12 @@ impl Authority {
         self.view(&org).await
     }
 
-    /// Lists organizations by slug.
+    /// Lists organizations by slug and account; a page continues behind such a pair.
     pub async fn organizations(
         &self,
         state: Option<OrgState>,
         plan: Option<&str>,
-        page: &Page<String>,
+        page: &Page<(String, String)>,
     ) -> Result<(Vec<OrganizationView>, bool)> {
         let (orgs, more) = self.store.organizations(state, plan, page).await?;
         Ok((self.views(&orgs).await?, more))

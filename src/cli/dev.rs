@@ -20,7 +20,7 @@ use crate::{
     dev::{
         nats::{Cluster, ClusterSpec},
         ports::Port,
-        postgres::{Durability, Postgres, Stop},
+        postgres::{Durability, Postgres},
         process::{Process, Signal},
     },
     error::{Error, Result},

@@ -14,7 +14,7 @@ use super::files::{io_error, write_new_public, write_new_secret};
 use crate::{
     authority::{
         bundle,
-        server_config::{ResolverKind, example_node, operator_section},
+        server_config::{ResolverKind, Trust, example_node, operator_section},
     },
     clock::SystemClock,
     config::read_secret,
@@ -53,7 +53,7 @@ pub(super) const IDENTITY_SEED: &str = "operator-identity.seed";
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) async fn run(args: &InitArgs) -> Result<u8> {
     let made = make(&args.dir, &args.name, args.sealing_key.as_deref())?;
-    write_examples(&args.dir, &made.bundle.trust()?, args.database_url_file.as_deref())?;
+    write_examples(&args.dir, &made.bundle.trust()?, args)?;
     if let Some(file) = &args.database_url_file {
         let store = Store::connect(&SecretString::from(read_secret(file)?), 2, Duration::from_secs(10)).await?;
         store.migrate().await?;
@@ -63,7 +63,11 @@ pub(super) async fn run(args: &InitArgs) -> Result<u8> {
     println!("Made the operator '{}' in {dir}/", args.name);
     println!();
     println!("  {IDENTITY_SEED:<24} the operator's identity. The service does not need it: take it offline now");
-    println!("  {SEALING_KEY:<24} opens the signing keys in the bundle and in the database. Only the service needs it");
+    if args.sealing_key.is_none() {
+        println!(
+            "  {SEALING_KEY:<24} opens the signing keys in the bundle and in the database. Only the service needs it"
+        );
+    }
     println!("  {ADMIN_TOKEN:<24} the first administrator's token for the API");
     println!("  {BUNDLE:<24} what the service adopts; nothing in it signs without the sealing key");
     println!("  {:<24} for every server: include operator.conf and restart", "nats/");
@@ -113,7 +117,7 @@ pub(super) fn make(dir: &Path, name: &str, sealing_key: Option<&Path>) -> Result
     Ok(Made { bundle: new.bundle, signer })
 }
 
-fn write_examples(dir: &Path, trust: &crate::authority::server_config::Trust, database: Option<&Path>) -> Result<()> {
+fn write_examples(dir: &Path, trust: &Trust, args: &InitArgs) -> Result<()> {
     let nats = dir.join("nats");
     std::fs::create_dir_all(&nats).map_err(|error| io_error("make", &nats, error))?;
     let section = operator_section(trust, &ResolverKind::Full, Path::new("/var/lib/nats/jwt"));
@@ -123,16 +127,27 @@ fn write_examples(dir: &Path, trust: &crate::authority::server_config::Trust, da
     for name in names {
         write_new_public(&nats.join(format!("{name}.conf")), &example_node(name, "nats", &routes))?;
     }
-    let database = database.map_or_else(|| "database.url".to_owned(), |file| file.display().to_string());
+    // The configuration's relative paths are taken from its own folder.
+    let named = |file: Option<&PathBuf>, own: &str| -> Result<String> {
+        file.map_or_else(
+            || Ok(own.to_owned()),
+            |file| {
+                let file = std::path::absolute(file).map_err(|error| io_error("find", file, error))?;
+                Ok(file.display().to_string())
+            },
+        )
+    };
+    let database = named(args.database_url_file.as_ref(), "database.url")?;
+    let sealing = named(args.sealing_key.as_ref(), SEALING_KEY)?;
     write_new_public(
         &dir.join("authority.toml"),
         &format!(
-            "# Every key can be given as an environment variable: NATS_AUTHORITY__HTTP__LISTEN and so on.\n\
+            "# Most keys can be given as an environment variable as well: NATS_AUTHORITY__HTTP__LISTEN and so on.\n\
              bundle = \"{BUNDLE}\"\n\n\
              [http]\nlisten = \"127.0.0.1:8080\"\n\n\
              [database]\n# A file that holds postgres://user:password@host/database\nurl_file = \"{database}\"\n\n\
              [nats]\nurls = [\"nats://127.0.0.1:4222\"]\n\n\
-             [sealing]\nkey_files = [\"{SEALING_KEY}\"]\n"
+             [sealing]\nkey_files = [\"{sealing}\"]\n"
         ),
     )
 }

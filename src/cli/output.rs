@@ -118,7 +118,7 @@ mod tests {
         let row = |cells: [&str; 2]| cells.map(str::to_owned);
         assert_eq!(
             table(["SLUG", "PLAN"], [row(["acme", "m"]), row(["b\u{1b}[2J", "xl"])]),
-            "SLUG     PLAN\nacme     m\nb [2J    xl"
+            "SLUG   PLAN\nacme   m\nb [2J  xl"
         );
         assert_eq!(
             fields(&[("slug", "acme".to_owned()), ("no", String::new()), ("x", "1".to_owned())]),

@@ -226,7 +226,7 @@ fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, JwtError> {
 }
 
 /// A signed token that has not left the signer: what it says can be read, its text cannot be had
-/// until the store has committed the record of it (`store::Committed`).
+/// until the store has committed the record of it (`store::Recorded`).
 pub struct Signed<T> {
     claims: Claims<T>,
     token: String,

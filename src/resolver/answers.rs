@@ -242,13 +242,31 @@ fn error_text(value: &Value) -> Option<String> {
     }
 }
 
-/// The server that any message of a server names (IDZ, STATSZ, SHUTDOWN), and how many servers it
-/// counts (STATSZ only; across gateways).
-pub fn presence(json: &[u8]) -> Option<(ServerRef, Option<usize>)> {
+/// A sign of life of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// The server.
+    pub server: ServerRef,
+    /// Its cluster (not in IDZ).
+    pub cluster: Option<String>,
+    /// How many servers it counts, itself and across gateways included (STATSZ only).
+    pub active: Option<usize>,
+    /// The names of the servers to which it has routes (STATSZ only, where routes have names).
+    pub routes: Option<Vec<String>>,
+}
+
+/// Reads what any message of a server (IDZ, STATSZ, SHUTDOWN) says of its life.
+pub fn presence(json: &[u8]) -> Option<Presence> {
     let value: Value = serde_json::from_slice(json).ok()?;
     let server = server_of(&value);
-    let active = value.pointer("/statsz/active_servers").and_then(Value::as_u64);
-    (!server.id.is_empty()).then_some((server, active.and_then(|count| usize::try_from(count).ok())))
+    let statsz = value.get("statsz");
+    let active = statsz.and_then(|statsz| usize::try_from(statsz["active_servers"].as_u64()?).ok());
+    let routes = statsz.and_then(|statsz| {
+        let routes = statsz["routes"].as_array().into_iter().flatten();
+        routes.map(|route| route["name"].as_str().map(str::to_owned)).collect()
+    });
+    let cluster = value.pointer("/server/cluster").and_then(Value::as_str).map(str::to_owned);
+    (!server.id.is_empty()).then_some(Presence { server, cluster, active, routes })
 }
 
 /// Reads an answer to VARZ.

@@ -70,9 +70,18 @@ fn a_server_without_jetstream_cluster_or_operator() {
 
 #[test]
 fn presence_is_in_the_server_object_or_at_the_top() {
-    let statsz = with_server(r#""statsz":{"start":"2026-11-24T07:59:36.702375155Z","active_servers":3}"#);
-    assert_eq!(presence(statsz.as_bytes()), Some((n1(), Some(3))));
-    assert_eq!(presence(SERVER.as_bytes()), Some((n1(), None)));
+    let statsz = with_server(
+        r#""statsz":{"start":"2026-11-24T07:59:36.702375155Z","routes":[{"rid":11,"name":"n2","sent":{"msgs":0,"bytes":0},"pending":0}],"active_servers":3}"#,
+    );
+    let seen = |active: Option<usize>, routes: Option<&[&str]>| {
+        let routes = routes.map(|routes| routes.iter().map(|name| (*name).to_owned()).collect());
+        let cluster = active.map(|_| "c".to_owned());
+        Some(Presence { server: n1(), cluster, active, routes })
+    };
+    assert_eq!(presence(statsz.as_bytes()), seen(Some(3), Some(&["n2"])));
+    assert_eq!(presence(SERVER.as_bytes()), seen(None, None));
+    let alone = with_server(r#""statsz":{"active_servers":1}"#);
+    assert_eq!(presence(alone.as_bytes()), seen(Some(1), Some(&[])));
     assert_eq!(presence(b"{}"), None);
 }
 

@@ -41,6 +41,11 @@ pub struct Asker<'a> {
 const LOST: u32 = 4;
 
 impl Asker<'_> {
+    /// The same for requests that keep servers busy.
+    pub(super) fn patient(&self) -> Self {
+        Asker { timing: Timing { answer: self.timing.slow_answer, ..self.timing }, ..*self }
+    }
+
     /// Asks all servers. `parse` reads an answer; what it cannot read is not counted. Fails only when
     /// the request cannot be sent.
     pub async fn all<T>(

@@ -1,9 +1,11 @@
 //! Pure: which servers are live, judged from what was heard of them. No I/O and no clock lives here.
 //!
 //! A server is known by its name, for its id is new at each start. It leaves when it says so
-//! (SHUTDOWN) or when it stays silent through [`MISSES`] rounds of pings that others answered: a
-//! killed server says nothing. When nobody answers, it is our own connection that is silent and
-//! nothing is learned about the servers.
+//! (SHUTDOWN). A killed server says nothing, but neither does one that is busy: some requests keep a
+//! server from reading for seconds. What tells them apart is that a dead server has no routes: it
+//! leaves when it stays silent and no server of its cluster that answers has a route to it, or when it stays silent
+//! for long. When nobody answers, it is our own connection that is silent and nothing is learned
+//! about the servers.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,8 +16,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::answers::{ServerInfo, ServerRef};
 
-/// How many rounds of pings a server may miss.
-pub const MISSES: u32 = 2;
+/// What was heard in one round of pings.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// The ids of the servers that said anything.
+    pub heard: HashSet<String>,
+    /// By cluster, the names of the servers to which those that answered have routes. Nothing of
+    /// clusters in which nobody was asked, answered or could tell.
+    pub routes: BTreeMap<String, HashSet<String>>,
+}
 
 /// A server that was heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +64,8 @@ pub enum Change {
 #[derive(Debug)]
 struct Entry {
     known: Known,
-    misses: u32,
+    /// It was silent in the last round.
+    silent: bool,
     /// It said that it ends: what is still heard under this id was said before.
     ended: bool,
 }
@@ -75,7 +85,7 @@ impl Members {
                 if entry.ended {
                     return None;
                 }
-                entry.misses = 0;
+                entry.silent = false;
                 entry.known.last_seen = now;
                 if std::mem::replace(&mut entry.known.live, true) {
                     return None;
@@ -84,7 +94,7 @@ impl Members {
             _ => {
                 let known =
                     Known { name: server.name.clone(), id: server.id.clone(), live: true, last_seen: now, info: None };
-                self.servers.insert(server.name.clone(), Entry { known, misses: 0, ended: false });
+                self.servers.insert(server.name.clone(), Entry { known, silent: false, ended: false });
             }
         }
         self.epoch += 1;
@@ -100,31 +110,39 @@ impl Members {
         was_live.then_some(Change::Left)
     }
 
-    /// A round of pings is over, and the servers with the ids `heard` said something since it began.
-    /// Servers that are not live are forgotten `forget` after they were last heard of.
-    pub fn round_over(&mut self, heard: &HashSet<String>, now: DateTime<Utc>, forget: TimeDelta) -> Option<Change> {
+    /// A round of pings is over. Live servers that stay silent for `patience` leave; servers that are
+    /// not live are forgotten `forget` after they were last heard of.
+    pub fn round_over(
+        &mut self,
+        round: &Round,
+        now: DateTime<Utc>,
+        patience: TimeDelta,
+        forget: TimeDelta,
+    ) -> Option<Change> {
         let before = self.servers.len();
         self.servers.retain(|_, entry| entry.known.live || now - entry.known.last_seen < forget);
         let mut left = self.servers.len() != before;
-        if !heard.is_empty() {
+        if !round.heard.is_empty() {
             for entry in self.servers.values_mut().filter(|entry| entry.known.live) {
-                if heard.contains(&entry.known.id) {
-                    entry.misses = 0;
+                entry.silent = !round.heard.contains(&entry.known.id);
+                if !entry.silent {
                     entry.known.last_seen = now;
-                } else {
-                    entry.misses += 1;
-                    entry.known.live = entry.misses < MISSES;
-                    left |= !entry.known.live;
+                    continue;
                 }
+                let cluster = entry.known.info.as_ref().and_then(|info| info.cluster.as_ref());
+                let routes = cluster.and_then(|cluster| round.routes.get(cluster));
+                let cut_off = routes.is_some_and(|routes| !routes.contains(&entry.known.name));
+                entry.known.live = !cut_off && now - entry.known.last_seen < patience;
+                left |= !entry.known.live;
             }
         }
         self.epoch += u64::from(left);
         left.then_some(Change::Left)
     }
 
-    /// A live server missed the last round: the next one should not wait.
+    /// A live server was silent in the last round: the next one should ask for routes.
     pub fn in_doubt(&self) -> bool {
-        self.servers.values().any(|entry| entry.known.live && entry.misses > 0)
+        self.servers.values().any(|entry| entry.known.live && entry.silent)
     }
 
     /// A server described itself.
@@ -161,38 +179,56 @@ mod tests {
         DateTime::from_timestamp(second, 0).unwrap()
     }
 
-    fn ids(ids: &[&str]) -> HashSet<String> {
-        ids.iter().map(|id| (*id).to_owned()).collect()
+    fn round(heard: &[&str], routed: Option<&[&str]>) -> Round {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<HashSet<_>>();
+        Round { heard: set(heard), routes: routed.map(|routed| ("c".to_owned(), set(routed))).into_iter().collect() }
     }
 
+    const PATIENCE: TimeDelta = TimeDelta::seconds(10);
     const FORGET: TimeDelta = TimeDelta::seconds(100);
+
+    impl Members {
+        fn after(&mut self, round: &Round, second: i64) -> Option<Change> {
+            self.round_over(round, at(second), PATIENCE, FORGET)
+        }
+    }
 
     fn two() -> Members {
         let mut members = Members::default();
         assert_eq!(members.heard(&server("n1", "A"), at(1)), Some(Change::Joined));
         assert_eq!(members.heard(&server("n2", "B"), at(1)), Some(Change::Joined));
         assert_eq!(members.heard(&server("n2", "B"), at(2)), None);
+        let info = br#"{"server":{"name":"n2","id":"B","cluster":"c"},"data":{}}"#;
+        members.learned(crate::resolver::answers::server_info(info).unwrap());
         members
     }
 
     #[test]
-    fn silence_while_others_answer_is_death_and_a_word_is_life() {
+    fn silence_without_routes_is_death_and_a_word_is_life() {
         let mut members = two();
-        assert_eq!(members.round_over(&ids(&["A"]), at(3), FORGET), None);
+        assert_eq!(members.after(&round(&["A"], None), 3), None);
         assert!(members.in_doubt());
-        assert_eq!(members.round_over(&ids(&["A"]), at(4), FORGET), Some(Change::Left));
+        assert_eq!(members.after(&round(&["A"], Some(&[])), 4), Some(Change::Left));
         assert!(!members.in_doubt());
         assert_eq!(&*members.roll().gone, &[server("n2", "B")]);
-        // Paused, not dead: the same id again.
         assert_eq!(members.heard(&server("n2", "B"), at(5)), Some(Change::Joined));
         assert!(members.roll().gone.is_empty());
     }
 
     #[test]
+    fn silence_with_routes_is_work_for_a_while() {
+        let mut members = two();
+        for second in 3..12 {
+            assert_eq!(members.after(&round(&["A"], Some(&["n2"])), second), None);
+        }
+        assert_eq!(members.after(&round(&["A"], Some(&["n2"])), 12), Some(Change::Left));
+    }
+
+    #[test]
     fn when_nobody_answers_nobody_is_dead() {
         let mut members = two();
-        for second in 3..9 {
-            assert_eq!(members.round_over(&ids(&[]), at(second), FORGET), None);
+        for second in 3..30 {
+            assert_eq!(members.after(&round(&[], None), second), None);
         }
         assert_eq!(members.roll().live.len(), 2);
     }
@@ -213,7 +249,7 @@ mod tests {
     fn the_long_gone_are_forgotten() {
         let mut members = two();
         members.ended(&server("n2", "B"));
-        assert_eq!(members.round_over(&ids(&["A"]), at(102), FORGET), Some(Change::Left));
+        assert_eq!(members.after(&round(&["A"], None), 102), Some(Change::Left));
         assert_eq!(members.known().len(), 1);
     }
 }

@@ -3,7 +3,6 @@
 //! What lives here only watches. Everything that it sends is a ping or a question for a description.
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,18 +16,22 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    answers::{self, ServerInfo, ServerRef},
+    answers::{self, Presence, ServerInfo, ServerRef},
     connection::{Link, SystemConnection},
-    members::{Change, Known, Members, Roll},
+    members::{Change, Known, Members, Roll, Round},
+    mux::Listener,
     system::Timing,
 };
-use crate::{clock::Clock, error::Result};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+};
 
 struct Shared {
     members: Mutex<Members>,
-    /// The ids that were heard since the present round began: any answer is a sign of life, for a
-    /// server that works through a thousand updates answers a ping only after them.
-    heard: Mutex<HashSet<String>>,
+    /// What was heard since the present round began. Any answer is a sign of life, for a server that
+    /// works through a thousand updates answers a ping only after them.
+    round: Mutex<Round>,
     roll: watch::Sender<Roll>,
     doubt: Notify,
     clock: Arc<dyn Clock>,
@@ -46,7 +49,7 @@ impl Registry {
     pub fn start(connection: Arc<SystemConnection>, clock: Arc<dyn Clock>, timing: Timing) -> Self {
         let shared = Arc::new(Shared {
             members: Mutex::default(),
-            heard: Mutex::default(),
+            round: Mutex::default(),
             roll: watch::Sender::new(Roll::default()),
             doubt: Notify::new(),
             clock,
@@ -93,9 +96,9 @@ impl Registry {
 
 impl Shared {
     fn note(&self, server: &ServerRef) {
-        let mut heard = lock(&self.heard);
-        if !heard.contains(&server.id) {
-            heard.insert(server.id.clone());
+        let mut round = lock(&self.round);
+        if !round.heard.contains(&server.id) {
+            round.heard.insert(server.id.clone());
         }
     }
 
@@ -154,7 +157,7 @@ async fn watch_link(shared: &Shared, link: &Link) -> Result<()> {
     let client = link.client();
     let subscribe = |subject: &'static str| async move {
         client.subscribe(subject).await.map_err(|error| {
-            crate::error::Error::unavailable("nats-subscribe", "cannot listen to the NATS servers").with_source(error)
+            Error::unavailable("nats-subscribe", "cannot listen to the NATS servers").with_source(error)
         })
     };
     let mut statsz = subscribe("$SYS.SERVER.*.STATSZ").await?;
@@ -164,7 +167,10 @@ async fn watch_link(shared: &Shared, link: &Link) -> Result<()> {
     let mut tick = tokio::time::interval(timing.ping);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut describe = tokio::time::interval(DESCRIBE);
+    let delta = |time| TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+    let (patience, forget) = (delta(timing.patience), delta(timing.forget));
     let mut round: Option<Instant> = None;
+    let mut doubted = false;
     loop {
         let round_over = async {
             match round {
@@ -175,8 +181,8 @@ async fn watch_link(shared: &Shared, link: &Link) -> Result<()> {
         let mut ping = false;
         tokio::select! {
             Some(message) = shutdown.next() => {
-                if let Some((server, _)) = answers::presence(&message.payload) {
-                    shared.change(|members| members.ended(&server));
+                if let Some(presence) = answers::presence(&message.payload) {
+                    shared.change(|members| members.ended(&presence.server));
                 }
             }
             message = statsz.next() => {
@@ -185,7 +191,10 @@ async fn watch_link(shared: &Shared, link: &Link) -> Result<()> {
             }
             message = pings.next() => {
                 let Some(message) = message else { return Ok(()) };
-                joined(shared, link, &descriptions, &message.payload).await?;
+                let presence = joined(shared, link, &descriptions, &message.payload).await?;
+                if let Some(Presence { cluster: Some(cluster), routes: Some(routes), .. }) = presence {
+                    lock(&shared.round).routes.entry(cluster).or_default().extend(routes);
+                }
             }
             Some(message) = descriptions.next() => {
                 if let Some(info) = answers::server_info(&message.payload) {
@@ -195,31 +204,33 @@ async fn watch_link(shared: &Shared, link: &Link) -> Result<()> {
             }
             () = round_over => {
                 round = None;
-                let heard = std::mem::take(&mut *lock(&shared.heard));
-                let forget = TimeDelta::from_std(timing.forget).unwrap_or(TimeDelta::MAX);
-                shared.change(|members| members.round_over(&heard, shared.clock.now(), forget));
-                ping = lock(&shared.members).in_doubt() && link.is_connected();
+                let heard = std::mem::take(&mut *lock(&shared.round));
+                shared.change(|members| members.round_over(&heard, shared.clock.now(), patience, forget));
+                // Once more, now asking for routes; if that was asked already, at the next tick.
+                ping = heard.routes.is_empty() && lock(&shared.members).in_doubt() && link.is_connected();
             }
             _ = tick.tick() => ping = true,
-            () = shared.doubt.notified() => ping = true,
+            () = shared.doubt.notified() => (ping, doubted) = (true, true),
             _ = describe.tick() => descriptions.publish(client, "$SYS.REQ.SERVER.PING.VARZ", "".into()).await?,
         }
         if ping && round.is_none() {
-            lock(&shared.heard).clear();
-            pings.publish(client, "$SYS.REQ.SERVER.PING.IDZ", "".into()).await?;
+            *lock(&shared.round) = Round::default();
+            let what = if doubted || lock(&shared.members).in_doubt() { "STATSZ" } else { "IDZ" };
+            pings.publish(client, &format!("$SYS.REQ.SERVER.PING.{what}"), "".into()).await?;
             round = Some(Instant::now() + timing.ping_window);
+            doubted = false;
         }
     }
 }
 
 /// Notes who speaks, and asks who is new to describe itself.
-async fn joined(shared: &Shared, link: &Link, descriptions: &super::mux::Listener, json: &[u8]) -> Result<()> {
-    let Some((server, _)) = answers::presence(json) else { return Ok(()) };
-    if shared.heard(&server) == Some(Change::Joined) {
-        let subject = format!("$SYS.REQ.SERVER.{}.VARZ", server.id);
+async fn joined(shared: &Shared, link: &Link, descriptions: &Listener, json: &[u8]) -> Result<Option<Presence>> {
+    let Some(presence) = answers::presence(json) else { return Ok(None) };
+    if shared.heard(&presence.server) == Some(Change::Joined) {
+        let subject = format!("$SYS.REQ.SERVER.{}.VARZ", presence.server.id);
         descriptions.publish(link.client(), &subject, "".into()).await?;
     }
-    Ok(())
+    Ok(Some(presence))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -26,14 +26,18 @@ use crate::{
 pub struct Timing {
     /// For the answers to one request, at most.
     pub answer: Duration,
+    /// The same for requests that keep servers busy.
+    pub slow_answer: Duration,
     /// For more answers after the last one, where it is not known how many will come.
     pub idle: Duration,
     /// Until a server that does not answer is pinged.
     pub doubt: Duration,
     /// Between the rounds of pings.
     pub ping: Duration,
-    /// For the answers to a ping; two rounds without one and the server is not live.
+    /// For the answers to a ping.
     pub ping_window: Duration,
+    /// Until a server that does not answer, though others have routes to it, is not live.
+    pub patience: Duration,
     /// Until a server that is not live is forgotten.
     pub forget: Duration,
 }
@@ -42,10 +46,12 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             answer: Duration::from_secs(5),
+            slow_answer: Duration::from_mins(1),
             idle: Duration::from_millis(500),
             doubt: Duration::from_millis(250),
             ping: Duration::from_secs(2),
-            ping_window: Duration::from_millis(500),
+            ping_window: Duration::from_millis(250),
+            patience: Duration::from_secs(10),
             forget: Duration::from_hours(1),
         }
     }

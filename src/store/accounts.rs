@@ -35,6 +35,8 @@ pub struct DueAccount {
     pub tombstone: bool,
     /// Pushes since the last one that every server took.
     pub attempts: i32,
+    /// Until when it is ours.
+    pub lease: DateTime<Utc>,
 }
 
 /// What one server has of one account.
@@ -63,6 +65,8 @@ pub struct PushReport {
     pub generation: i64,
     /// When to look at it again; none: every live server has it.
     pub again_at: Option<DateTime<Utc>>,
+    /// The lease under which it was pushed.
+    pub lease: DateTime<Utc>,
 }
 
 /// A newly minted account JWT.
@@ -178,7 +182,7 @@ impl Store {
              FROM (SELECT account_key FROM accounts WHERE due_at <= $3 AND jwt IS NOT NULL ORDER BY due_at
                    LIMIT $1 FOR UPDATE SKIP LOCKED) AS due
              WHERE a.account_key = due.account_key
-             RETURNING a.account_key, a.generation, a.jwt, a.state, a.attempts",
+             RETURNING a.account_key, a.generation, a.jwt, a.state, a.attempts, a.due_at",
         )
         .bind(limit)
         .bind(f64::from(i32::try_from(lease).unwrap_or(i32::MAX)))
@@ -193,13 +197,15 @@ impl Store {
                     jwt: row.try_get("jwt")?,
                     tombstone: row.try_get::<&str, _>("state")? == "tombstone",
                     attempts: row.try_get("attempts")?,
+                    lease: row.try_get("due_at")?,
                 })
             })
             .collect()
     }
 
-    /// Writes how a push ended: what each server has, and when to look again. An account that got a
-    /// newer generation meanwhile stays due.
+    /// Writes how a push ended: what each server has, and when to look again. An account that became due
+    /// for another reason meanwhile stays due. One that got a newer generation becomes due again even
+    /// if that was pushed already: ours may have arrived behind it, and servers keep whatever comes last.
     pub async fn report_push(
         &self,
         reports: &[PushReport],
@@ -226,13 +232,18 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         sqlx::query(
-            "UPDATE accounts a SET due_at = r.again_at, attempts = CASE WHEN r.again_at IS NULL THEN 0 ELSE a.attempts END
-             FROM (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[]) AS r(account_key, generation, again_at)) r
-             WHERE a.account_key = r.account_key AND a.generation = r.generation",
+            "UPDATE accounts a SET
+                 due_at = CASE WHEN a.generation > r.generation THEN $5 ELSE r.again_at END,
+                 attempts = CASE WHEN r.again_at IS NULL THEN 0 ELSE a.attempts END
+             FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) AS r(account_key, generation, again_at, lease)
+             WHERE a.account_key = r.account_key AND a.state <> 'deleted'
+               AND (a.generation > r.generation OR a.due_at = r.lease)",
         )
         .bind(reports.iter().map(|r| r.account.to_string()).collect::<Vec<_>>())
         .bind(reports.iter().map(|r| r.generation).collect::<Vec<_>>())
         .bind(reports.iter().map(|r| r.again_at).collect::<Vec<_>>())
+        .bind(reports.iter().map(|r| r.lease).collect::<Vec<_>>())
+        .bind(now)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -271,11 +282,17 @@ impl Store {
             .bind(account.to_string())
             .execute(&mut *tx)
             .await?;
-        sqlx::query("UPDATE organizations SET state = 'deleted', updated_at = $2 WHERE account_key = $1")
-            .bind(account.to_string())
-            .bind(event.at)
-            .execute(&mut *tx)
-            .await?;
+        // What it was promised is free from now on, not before: its data was still there.
+        sqlx::query(
+            "WITH gone AS (
+                 UPDATE organizations SET state = 'deleted', updated_at = $2 WHERE account_key = $1 AND state <> 'deleted'
+                 RETURNING promised_memory, promised_disk)
+             UPDATE promises SET memory = memory - gone.promised_memory, disk = disk - gone.promised_disk FROM gone",
+        )
+        .bind(account.to_string())
+        .bind(event.at)
+        .execute(&mut *tx)
+        .await?;
         super::audit::record(&mut tx, event).await?;
         tx.commit().await?;
         Ok(())
@@ -322,6 +339,16 @@ impl Store {
                 Ok((account, row.try_get("generation")?, has))
             })
             .collect()
+    }
+
+    /// Those of these accounts that were deleted here.
+    pub async fn deleted_among(&self, accounts: &[PublicKey<Account>]) -> Result<Vec<PublicKey<Account>>> {
+        let keys: Vec<String> =
+            sqlx::query_scalar("SELECT account_key FROM accounts WHERE account_key = ANY($1) AND state = 'deleted'")
+                .bind(accounts.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .fetch_all(self.pool())
+                .await?;
+        keys.iter().map(|key| parse(key)).collect()
     }
 
     /// How many accounts are not deleted, and how many of them are due.

@@ -163,13 +163,15 @@ impl Store {
             .collect()
     }
 
-    /// Stream and bucket are as the state wanted them: pending becomes ready, deleting deleted.
-    pub async fn environment_done(&self, id: Uuid) -> Result<()> {
+    /// Stream and bucket are as `worked_on` wanted them: pending becomes ready, deleting deleted. Nothing
+    /// happens when the state has changed meanwhile: it is due again for what it wants now.
+    pub async fn environment_done(&self, id: Uuid, worked_on: EnvState) -> Result<()> {
         sqlx::query(
             "UPDATE environments SET state = CASE state WHEN 'pending' THEN 'ready' WHEN 'deleting' THEN 'deleted' ELSE state END,
-                 due_at = NULL, attempts = 0, error = NULL WHERE id = $1",
+                 due_at = NULL, attempts = 0, error = NULL WHERE id = $1 AND state = $2",
         )
         .bind(id)
+        .bind(worked_on.as_str())
         .execute(self.pool())
         .await?;
         Ok(())

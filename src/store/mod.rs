@@ -48,7 +48,7 @@ impl Store {
             .map_err(|error| {
                 Error::unavailable(
                     "database-unreachable",
-                    "the database cannot be reached; check database.url and that Postgres is running",
+                    "the database cannot be reached; check database.url_file and that Postgres is running",
                 )
                 .with_source(error)
             })?;

@@ -138,18 +138,20 @@ impl Store {
         &self,
         state: Option<OrgState>,
         plan: Option<&str>,
-        page: &Page<String>,
+        page: &Page<(String, String)>,
     ) -> Result<(Vec<Organization>, bool)> {
+        let (slug, account) = page.after.clone().unzip();
         let rows = sqlx::query(
             "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
              FROM organizations
              WHERE (state = $1 OR ($1 IS NULL AND state <> 'deleted')) AND ($2::text IS NULL OR plan = $2)
-               AND ($3::text IS NULL OR slug > $3)
-             ORDER BY slug LIMIT $4",
+               AND ($3::text IS NULL OR (slug, account_key) > ($3, $4))
+             ORDER BY slug, account_key LIMIT $5",
         )
         .bind(state.map(OrgState::as_str))
         .bind(plan)
-        .bind(&page.after)
+        .bind(slug)
+        .bind(account)
         .bind(page.limit + 1)
         .fetch_all(self.pool())
         .await?;

@@ -65,7 +65,7 @@ impl Provision {
     async fn one(&self, due: DueEnvironment) -> Result<()> {
         let store = self.authority.store();
         match self.work(&due).await {
-            Ok(()) => store.environment_done(due.id).await?,
+            Ok(()) => store.environment_done(due.id, due.state).await?,
             Err(error) => {
                 let cause = error.internal_report();
                 tracing::warn!(%error, cause, environment = %Environment::new(due.org.clone(), due.env_type.clone()).name(), "provision");

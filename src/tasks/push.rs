@@ -61,7 +61,8 @@ async fn push_due(authority: &Authority, resolver: &SystemResolver) -> Result<us
         }
         drop(done);
     };
-    let record = async {
+    // Owns the receiver: should it fail, the pushes see that nobody listens and end.
+    let record = async move {
         let mut batch = Vec::new();
         while reports.recv_many(&mut batch, IN_FLIGHT).await > 0 {
             let (reports, servers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
@@ -86,9 +87,14 @@ async fn push_one(
     let effective = resolver.effective(due.account).await.unwrap_or_default();
     metrics::histogram!("nats_authority_push_seconds").record(started.elapsed());
     let mut servers = judge(&due, &outcome, &effective);
-    let mut settled = is_settled(&due, &outcome, &servers);
+    let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
+    let mut settled = is_settled(&servers, &live);
+    if due.tombstone {
+        // A server that is away would bring the account back to the others.
+        settled &= authority.standing().servers.iter().all(|server| live.contains(&server.row.name));
+    }
     if settled && due.tombstone {
-        match delete(authority, resolver, &due, &outcome).await {
+        match delete(authority, resolver, &due).await {
             Ok(gone) => settled = gone,
             Err(error) => {
                 tracing::warn!(%error, cause = error.internal_report(), account = %due.account, "delete");
@@ -100,7 +106,7 @@ async fn push_one(
         tracing::warn!(account = %due.account, server = server.server, error = server.error, "not converged");
     }
     let again_at = (!settled).then(|| authority.now() + backoff(due.attempts));
-    (PushReport { account: due.account, generation: due.generation, again_at }, servers)
+    (PushReport { account: due.account, generation: due.generation, again_at, lease: due.lease }, servers)
 }
 
 /// What each server that answered has of the account.
@@ -118,8 +124,9 @@ fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer])
                     Some("the account is incomplete: an import is unresolved or JetStream has no room".to_owned()),
                 ),
                 Some(Effective::Running { .. }) => (Some(due.generation), None),
+                Some(Effective::NotLoaded) => (None, None),
                 Some(Effective::Failed(words)) => (None, Some(words.clone())),
-                Some(Effective::NotLoaded | Effective::NoAnswer) | None => (None, None),
+                Some(Effective::NoAnswer) | None => (None, Some("it did not say what it runs".to_owned())),
             };
             let (stored, error) = match &answer.result {
                 StoreResult::Refused(words) => (0, Some(words.clone())),
@@ -138,28 +145,21 @@ fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer])
 }
 
 /// Every live server has it. A server that is not live is not waited for: when it comes back the
-/// account becomes due again. A tombstone waits for all, for one server that still has the account
-/// would bring it back to the others.
-fn is_settled(due: &DueAccount, outcome: &PushOutcome, servers: &[AccountServer]) -> bool {
-    let all_answered = outcome.per_server.len() == servers.len();
-    let refused_by_none = servers.iter().all(|server| server.error.is_none());
-    !servers.is_empty() && refused_by_none && (all_answered || !due.tombstone)
+/// account becomes due again.
+fn is_settled(servers: &[AccountServer], live: &[String]) -> bool {
+    let has_it = |name: &String| servers.iter().any(|server| server.server == *name && server.error.is_none());
+    !live.is_empty() && live.iter().all(has_it)
 }
 
 /// The end of the deletion saga: free the data if asked, delete on every server, say so.
-async fn delete(
-    authority: &Authority,
-    resolver: &SystemResolver,
-    due: &DueAccount,
-    pushed: &PushOutcome,
-) -> Result<bool> {
+async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccount) -> Result<bool> {
     let Some((slug, purge)) = authority.store().wants_purge(due.account).await? else { return Ok(true) };
     if purge {
         resolver.purge(due.account).await?;
     }
     let request = authority.deletion_request(&slug, due.account).await?;
     let outcome = resolver.delete(vec![due.account], request).await;
-    if outcome.per_server.len() < pushed.per_server.len() || !outcome.is_complete() {
+    if outcome.per_server.is_empty() || !outcome.is_complete() {
         return Ok(false);
     }
     authority.finish_deletion(&slug, due.account).await?;

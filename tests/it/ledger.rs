@@ -172,8 +172,10 @@ async fn a_plan_that_the_cluster_cannot_hold_is_refused() {
     let second = NewOrganization { slug: "second".to_owned(), ..NewOrganization::default() };
     let error = l.authority.onboard(&l.actor, second.clone()).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (Kind::Conflict, "capacity-exceeded"), "{error}");
-    // What is deleted makes room.
-    l.authority.delete(&l.actor, &slug("acme"), false).await.unwrap();
+    // What is deleted makes room, once it is gone.
+    let deleting = l.authority.delete(&l.actor, &slug("acme"), false).await.unwrap();
+    assert_eq!(l.authority.onboard(&l.actor, second.clone()).await.unwrap_err().code(), "capacity-exceeded");
+    l.authority.finish_deletion(&slug("acme"), deleting.account_id.parse().unwrap()).await.unwrap();
     l.authority.onboard(&l.actor, second).await.unwrap();
 }
 
@@ -374,17 +376,7 @@ async fn suspended_and_deleted_organizations_issue_nothing_and_a_slug_comes_back
         l.authority.resume(&l.actor, &slug("acme"), Reason::default()).await.unwrap_err().code(),
         "organization-deleting"
     );
-    let event = audit::Event {
-        id: uuid::Uuid::from_u128(1),
-        at: l.authority.now(),
-        actor: "task:push".to_owned(),
-        action: "organization.deleted",
-        org: Some("acme".to_owned()),
-        target: "acme".to_owned(),
-        request_id: None,
-        detail: serde_json::json!({}),
-    };
-    l.authority.store().finish_deletion(first.account_id.parse().unwrap(), &event).await.unwrap();
+    l.authority.finish_deletion(&slug("acme"), first.account_id.parse().unwrap()).await.unwrap();
     assert_eq!(l.authority.organization(&slug("acme")).await.unwrap().state, OrgState::Deleted);
     let (second, created) = l.authority.onboard(&l.actor, acme(&["prod"])).await.unwrap();
     assert!(created && second.account_id != first.account_id);
