@@ -102,7 +102,16 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
     match command {
         OrgCommand::Create { slug, display_name, plan, environments } => {
             let body = NewOrganization { slug, display_name, plan, environments };
-            let answer = client.change(Method::POST, &["orgs"], &[], Some(&body)).await?;
+            let mut answer = client.change(Method::POST, &["orgs"], &[], Some(&body)).await?;
+            if client.waits() {
+                // The service answers when the servers have the account; that stream and bucket are
+                // made is what finding each environment again waits for.
+                for env_type in &body.environments {
+                    let path = ["orgs", &body.slug, "envs", env_type];
+                    client.change(Method::PUT, &path, &[], None::<&()>).await?;
+                }
+                answer = client.get(&["orgs", &body.slug], &[]).await?;
+            }
             changed(client, &answer, true)
         }
         OrgCommand::List { state, plan, limit, cursor } => {
