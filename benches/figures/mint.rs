@@ -22,7 +22,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let signer = Signer::new(sealing, Arc::clone(&entropy));
     let issuer = signer.generate::<Account>()?;
     let message = vec![7_u8; 500];
-    let (mut ours, mut limits) = (Vec::new(), Vec::new());
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let started = Instant::now();
         for number in 0..EACH {
@@ -51,11 +51,11 @@ pub fn run(report: &mut Report) -> Result<()> {
             black_box(pair.public_key());
             black_box(pair.sign(&message));
         }
-        limits.push(started.elapsed().as_secs_f64() / f64::from(EACH) * 1e6);
+        floor.push(started.elapsed().as_secs_f64() / f64::from(EACH) * 1e6);
     }
     ours.sort_by(f64::total_cmp);
-    limits.sort_by(f64::total_cmp);
-    let (ours, limit) = (percentile(&ours, 0.5), percentile(&limits, 0.5));
+    floor.sort_by(f64::total_cmp);
+    let (ours, limit) = (percentile(&ours, 0.5), percentile(&floor, 0.5));
     let ratio = ours / limit;
     report.row(
         "mint one user credential",

@@ -85,7 +85,7 @@ async fn bare(deployment: &Deployment, jwts: Vec<String>) -> Result<f64> {
 
 /// Waits until nothing is due.
 async fn settled(deployment: &Deployment) -> Result<()> {
-    let end = tokio::time::Instant::now() + Duration::from_secs(120);
+    let end = tokio::time::Instant::now() + Duration::from_mins(2);
     while deployment.service.authority.store().account_counts().await?.1 > 0 {
         ensure!(tokio::time::Instant::now() < end, "accounts are still due");
         tokio::time::sleep(Duration::from_millis(2)).await;

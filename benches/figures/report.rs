@@ -1,5 +1,7 @@
 //! Rows of figures.
 
+use std::fmt::Write;
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -40,8 +42,10 @@ impl Report {
         for row in &self.rows {
             let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
             let reached = if row.reached { "yes" } else { "NO" };
-            text += &format!(
-                "| {} | {} | {} | {ratio} | {} | {reached} |\n",
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {ratio} | {} | {reached} |",
                 row.figure, row.measured, row.limit, row.reach
             );
         }

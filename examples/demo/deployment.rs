@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::client::Client;
 
 /// How long the deployment may take to start.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 pub struct Deployment {
     dir: tempfile::TempDir,
@@ -77,12 +77,12 @@ impl Deployment {
         Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
     }
 
-    pub async fn onboard(&self, org: &str) -> Result<()> {
+    pub fn onboard(&self, org: &str) -> Result<()> {
         self.cli(&["org", "create", org, "--env", "prod", "--env", "dev", "--wait", "30", "--output", "json"])?;
         Ok(())
     }
 
-    pub async fn issue(&self, org: &str, env: &str, role: &str) -> Result<Issued> {
+    pub fn issue(&self, org: &str, env: &str, role: &str) -> Result<Issued> {
         let creds = self.dir.path().join(format!("{org}-{env}.creds"));
         let file = creds.to_string_lossy();
         let answer =
@@ -153,7 +153,7 @@ impl Deployment {
     }
 
     /// Looks for seeds in every file of the deployment and in a dump of the database.
-    pub async fn search_for_seeds(&self) -> Result<()> {
+    pub fn search_for_seeds(&self) -> Result<()> {
         let state = self.dir.path().join("state");
         let mut found = Vec::new();
         search(self.dir.path(), &mut found)?;
@@ -171,7 +171,7 @@ impl Deployment {
         if let Some(mut server) = self.restarted.take() {
             server.stop(Signal::TERM, Duration::from_secs(10)).await?;
         }
-        let status = self.dev.stop(Signal::TERM, Duration::from_secs(60)).await?;
+        let status = self.dev.stop(Signal::TERM, Duration::from_mins(1)).await?;
         ensure!(status.success(), "dev ended with {status}");
         Ok(())
     }

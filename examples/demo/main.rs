@@ -39,16 +39,18 @@ async fn demo() -> Result<()> {
     steps.chapter("Two organizations, two environments each");
     for org in ["acme", "globex"] {
         steps
-            .run(&format!("onboard {org} (prod, dev) and wait until all servers run it"), deployment.onboard(org))
+            .run(&format!("onboard {org} (prod, dev) and wait until all servers run it"), async {
+                deployment.onboard(org)
+            })
             .await?;
     }
     let view = deployment.cli(&["org", "show", "acme", "--output", "json"])?;
     ensure!(view["resolver"]["state"] == "converged", "acme is not converged: {}", view["resolver"]);
 
     steps.chapter("Credentials through the CLI, used by a real client");
-    let prod = deployment.issue("acme", "prod", "env-admin").await?;
-    let dev = deployment.issue("acme", "dev", "env-admin").await?;
-    let globex = deployment.issue("globex", "prod", "env-admin").await?;
+    let prod = deployment.issue("acme", "prod", "env-admin")?;
+    let dev = deployment.issue("acme", "dev", "env-admin")?;
+    let globex = deployment.issue("globex", "prod", "env-admin")?;
     steps.done("issued env-admin credentials for acme-prod, acme-dev and globex-prod (files with mode 0600)");
     let mut acme = steps.run("connect to acme-prod", deployment.connect(&prod, 0)).await?;
     steps.run("publish with ack", acme.publish("ws.acme-prod.orders.1")).await?;
@@ -95,7 +97,7 @@ async fn demo() -> Result<()> {
     steps.run("the revoked credential is still refused there", deployment.refused_by(&prod, 2)).await?;
 
     steps.chapter("Nothing secret was left behind");
-    steps.run("only the files that are meant to hold seeds do", deployment.search_for_seeds()).await?;
+    steps.run("only the files that are meant to hold seeds do", async { deployment.search_for_seeds() }).await?;
     deployment.stop().await.context("stop")?;
     println!("\nAll {} steps held, in {:.1} s.\n", steps.count(), steps.elapsed().as_secs_f64());
     Ok(())

@@ -6,16 +6,18 @@ use anyhow::{Context, Result};
 
 pub struct Steps {
     count: usize,
+    chapters: usize,
     started: Instant,
 }
 
 impl Steps {
     pub fn new() -> Self {
-        Self { count: 0, started: Instant::now() }
+        Self { count: 0, chapters: 0, started: Instant::now() }
     }
 
-    pub fn chapter(&self, title: &str) {
-        println!("\n{title}");
+    pub fn chapter(&mut self, title: &str) {
+        self.chapters += 1;
+        println!("\n{}. {title}", self.chapters);
     }
 
     /// Runs a step and prints how long it took; its error names it.

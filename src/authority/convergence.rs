@@ -96,7 +96,9 @@ mod tests {
     #[test]
     fn states() {
         use Convergence::{Converged, Partial, Pending, Unreachable};
-        let table: [(&[(bool, i64, Option<i64>)], Convergence); 8] = [
+        // Live, stores, runs.
+        type Server = (bool, i64, Option<i64>);
+        let table: [(&[Server], Convergence); 8] = [
             (&[], Unreachable),
             (&[(false, 3, Some(3))], Unreachable),
             (&[(true, 3, Some(3)), (true, 3, None)], Converged),

@@ -33,7 +33,7 @@ pub(super) struct Issuance {
 
 impl Issuance {
     /// Starts the recorders.
-    pub(super) fn start(store: Store) -> Self {
+    pub(super) fn start(store: &Store) -> Self {
         let (queue, waiting) = mpsc::channel(1024);
         let waiting = std::sync::Arc::new(tokio::sync::Mutex::new(waiting));
         for _ in 0..RECORDERS {

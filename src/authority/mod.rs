@@ -8,10 +8,11 @@
 pub mod bundle;
 pub mod compose;
 pub mod convergence;
-mod credentials;
 mod deletion;
 mod environments;
 mod issuance;
+mod issue;
+mod ledger;
 mod mint;
 mod organizations;
 mod own_users;
@@ -28,7 +29,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
-pub use credentials::{Issued, MAX_BATCH};
+pub use issue::{Issued, MAX_BATCH};
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
 pub use standing::{ServerStanding, Standing};
 
@@ -125,7 +126,7 @@ impl Authority {
         }
         let standing = Standing::from_ledger(&parts.store.servers().await?);
         Ok(Arc::new(Self {
-            issuance: issuance::Issuance::start(parts.store.clone()),
+            issuance: issuance::Issuance::start(&parts.store),
             store: parts.store,
             signer: parts.signer,
             policies: ArcSwap::from_pointee(parts.policies),
@@ -202,6 +203,7 @@ impl Authority {
         new_id(self.clock.as_ref(), self.entropy.as_ref())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "most targets are made for the call")]
     fn event(
         &self,
         actor: &Actor,

@@ -33,6 +33,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
 }
 
 /// The error for a file that cannot be had.
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 pub(super) fn io_error(doing: &str, path: &Path, error: io::Error) -> Error {
     Error::invalid("file", format!("cannot {doing} {}: {error}", path.display()))
 }

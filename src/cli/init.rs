@@ -128,7 +128,7 @@ fn write_examples(dir: &Path, trust: &Trust, args: &InitArgs) -> Result<()> {
         write_new_public(&nats.join(format!("{name}.conf")), &example_node(name, "nats", &routes))?;
     }
     // The configuration's relative paths are taken from its own folder.
-    let named = |file: Option<&PathBuf>, own: &str| -> Result<String> {
+    let path_of = |file: Option<&PathBuf>, own: &str| -> Result<String> {
         file.map_or_else(
             || Ok(own.to_owned()),
             |file| {
@@ -137,8 +137,8 @@ fn write_examples(dir: &Path, trust: &Trust, args: &InitArgs) -> Result<()> {
             },
         )
     };
-    let database = named(args.database_url_file.as_ref(), "database.url")?;
-    let sealing = named(args.sealing_key.as_ref(), SEALING_KEY)?;
+    let database = path_of(args.database_url_file.as_ref(), "database.url")?;
+    let sealing = path_of(args.sealing_key.as_ref(), SEALING_KEY)?;
     write_new_public(
         &dir.join("authority.toml"),
         &format!(

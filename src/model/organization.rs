@@ -80,6 +80,7 @@ impl OrgState {
     }
 
     /// Starts the deletion; asking again is no change.
+    #[must_use]
     pub fn delete(self) -> Self {
         match self {
             Self::Active | Self::Suspended | Self::Deleting => Self::Deleting,

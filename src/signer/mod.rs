@@ -67,14 +67,11 @@ impl Signer {
     pub fn sign_as_account<T: Payload>(&self, key: &SealedKey<nkey::Account>, linted: Linted<T>) -> Result<Signed<T>> {
         require_issuer(linted.claims(), key.public)?;
         let kept = lock(&self.accounts).get(&key.public).cloned();
-        let pair = match kept {
-            Some(pair) => pair,
-            None => {
-                let pair = Arc::new(self.open(key)?);
-                lock(&self.accounts).put(key.public, Arc::clone(&pair));
-                pair
-            }
-        };
+        if let Some(pair) = kept {
+            return Ok(linted.sign(&pair));
+        }
+        let pair = Arc::new(self.open(key)?);
+        lock(&self.accounts).put(key.public, Arc::clone(&pair));
         Ok(linted.sign(&pair))
     }
 
@@ -86,14 +83,11 @@ impl Signer {
     ) -> Result<Signed<T>> {
         require_issuer(linted.claims(), key.public)?;
         let kept = lock(&self.operator).clone().filter(|pair| pair.public() == key.public);
-        let pair = match kept {
-            Some(pair) => pair,
-            None => {
-                let pair = Arc::new(self.open(key)?);
-                *lock(&self.operator) = Some(Arc::clone(&pair));
-                pair
-            }
-        };
+        if let Some(pair) = kept {
+            return Ok(linted.sign(&pair));
+        }
+        let pair = Arc::new(self.open(key)?);
+        *lock(&self.operator) = Some(Arc::clone(&pair));
         Ok(linted.sign(&pair))
     }
 

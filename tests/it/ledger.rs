@@ -261,8 +261,8 @@ async fn a_restricted_user_carries_its_own_permissions() {
     let inbox = format!("_INBOX.{}.>", issued.credential.user_key);
     assert!(claims.nats.permissions.subscribe.allow.contains(&inbox));
     let account = account_claims(&l, "acme").await;
-    let issuer = claims.issuer.typed().unwrap();
-    assert_eq!(account.nats.signing_keys.0.get(&issuer), Some(&None), "issued by the plain key");
+    let key = claims.issuer.typed().unwrap();
+    assert_eq!(account.nats.signing_keys.0.get(&key), Some(&None), "issued by the plain key");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use nats_authority::{
     authority::requests::Reason,
     model::{OrgSlug, OrgState, view::Convergence},
+    resolver::Resolver,
 };
 
 use crate::support::stack::{Stack, eventually};
@@ -65,7 +66,6 @@ async fn an_organization_from_onboarding_to_deletion() {
     eventually("deleted", || async { stack.authority.organization(&slug).await.unwrap().state == OrgState::Deleted })
         .await;
     assert!(stack.connect(&other, 0).await.is_err());
-    use nats_authority::resolver::Resolver;
     for answer in stack.resolver.lookup(before.parse().unwrap()).await.unwrap() {
         assert_eq!(answer, None);
     }

@@ -1,0 +1,163 @@
+//! Credentials as the ledger knows them: look up, list, revoke, and ask what they may do.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    Actor, Authority,
+    organizations::check_reason,
+    requests::{CanI, Reason, Verdict},
+};
+use crate::{
+    error::{Error, Result},
+    jwt::{self, Permissions},
+    model::{
+        Credential, CredentialState, EnvType, Environment, OrgSlug,
+        names::inbox_prefix,
+        view::{CredentialView, PermissionView, PermissionsView},
+    },
+    nkey::{KeyPair, PublicKey, User},
+    policy::{Direction, explain},
+    store::{audit, credentials, credentials::Filter, organizations, page::Page},
+};
+
+impl Authority {
+    /// One credential, without anything secret.
+    pub async fn credential(&self, id: Uuid) -> Result<CredentialView> {
+        let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
+        Ok(self.credential_view(&row))
+    }
+
+    /// Lists the credentials of an organization in the order of their issue.
+    pub async fn credentials(
+        &self,
+        org: &OrgSlug,
+        filter: &Filter,
+        page: &Page<Uuid>,
+    ) -> Result<(Vec<CredentialView>, bool)> {
+        let org = self.require_organization(org).await?;
+        let (rows, more) = self.store.credentials(org.id, filter, self.now(), page).await?;
+        let views = rows.iter().map(|row| self.credential_view(row)).collect();
+        Ok((views, more))
+    }
+
+    /// Revokes a credential: its account gets an entry that closes the user's connections. Revoking
+    /// twice is no change; an expired one needs no entry and is only marked.
+    pub async fn revoke(
+        &self,
+        actor: &Actor,
+        id: Uuid,
+        reason: Reason,
+    ) -> Result<(CredentialView, PublicKey<crate::nkey::Account>)> {
+        check_reason(&reason)?;
+        let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
+        let mut tx = self.store.begin().await?;
+        let org = organizations::lock(&mut tx, &row.org).await?.ok_or_else(no_credential)?;
+        if credentials::revoke(&mut tx, id, self.now(), reason.reason.as_deref()).await? {
+            let event = self.event(
+                actor,
+                "credential.revoke",
+                Some(&row.org),
+                id,
+                json!({
+                    "userKey": row.user_key, "name": row.name, "reason": reason.reason,
+                }),
+            );
+            audit::record(&mut tx, &event).await?;
+            self.mint(&mut tx, &org, event.id).await?;
+            tx.commit().await?;
+            self.wake();
+        }
+        Ok((self.credential(id).await?, org.account))
+    }
+
+    /// Whether a role or a credential may do something, and by which rule.
+    pub async fn can_i(&self, request: &CanI) -> Result<Verdict> {
+        let org: OrgSlug = request.org.parse()?;
+        let env_type: EnvType = request.env_type.parse()?;
+        self.settings.names.check_env_type(&env_type)?;
+        self.require_organization(&org).await?;
+        self.environment(&org, &env_type).await?;
+        let environment = Environment::new(org, env_type);
+        let (direction, pointer, subject) = match (&request.publish, &request.subscribe) {
+            (Some(subject), None) => (Direction::Publish, "/publish", subject),
+            (None, Some(subject)) => (Direction::Subscribe, "/subscribe", subject),
+            _ => return Err(Error::invalid("invalid-question", "ask for exactly one of publish and subscribe")),
+        };
+        let fits = if direction == Direction::Publish {
+            jwt::subject::is_literal(subject)
+        } else {
+            jwt::subject::is_valid(subject)
+        };
+        if !fits {
+            return Err(Error::field("invalid-subject", pointer, format!("'{subject}' is no subject")));
+        }
+        let permissions = match (&request.role, request.credential) {
+            (Some(role), None) => {
+                // Some user: only its inbox depends on who it is.
+                let user = KeyPair::<User>::generate(self.entropy.as_ref()).public();
+                self.policies().role(role)?.permissions_for(&environment, user)
+            }
+            (None, Some(id)) => {
+                let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
+                if row.org != environment.org || row.env_type != environment.env_type {
+                    return Err(Error::field(
+                        "wrong-environment",
+                        "/credential",
+                        "the credential is of another environment",
+                    ));
+                }
+                if !matches!(row.state(self.now()), CredentialState::Active | CredentialState::Superseded) {
+                    return Ok(Verdict { allowed: false, rule: "the credential is revoked or expired".to_owned() });
+                }
+                self.permissions_of(&row)
+            }
+            _ => return Err(Error::invalid("invalid-question", "name exactly one of role and credential")),
+        };
+        let verdict = explain(&permissions, direction, subject);
+        Ok(Verdict { allowed: verdict.allowed, rule: verdict.rule })
+    }
+
+    fn permissions_of(&self, row: &Credential) -> Permissions {
+        let environment = Environment::new(row.org.clone(), row.env_type.clone());
+        self.policies()
+            .roles
+            .get(&row.role)
+            .map(|role| role.permissions_for(&environment, row.user_key))
+            .unwrap_or_default()
+    }
+
+    pub(super) fn credential_view(&self, row: &Credential) -> CredentialView {
+        let permissions = self.permissions_of(row);
+        let part = |permission: jwt::permissions::Permission| PermissionView {
+            allow: permission.allow,
+            deny: permission.deny,
+        };
+        CredentialView {
+            id: row.id,
+            org: row.org.to_string(),
+            env_type: row.env_type.to_string(),
+            name: row.name.clone(),
+            role: row.role.clone(),
+            state: row.state(self.now()),
+            user_key: row.user_key.to_string(),
+            issuer_key: row.issuer_key.to_string(),
+            jwt_sha256: data_encoding::HEXLOWER.encode(&row.jwt_sha256),
+            inbox_prefix: inbox_prefix(row.user_key),
+            permissions: PermissionsView { publish: part(permissions.publish), subscribe: part(permissions.subscribe) },
+            connection_types: row.options.connection_types.clone(),
+            allowed_cidrs: row.options.allowed_cidrs.clone(),
+            tags: row.options.tags.clone(),
+            issued_at: row.issued_at,
+            expires_at: row.expires_at,
+            issued_by: row.issued_by.clone(),
+            replaces: row.replaces,
+            revoked_at: row.revoked_at,
+            revocation_reason: row.revocation_reason.clone(),
+        }
+    }
+}
+
+fn no_credential() -> Error {
+    Error::not_found("no-credential", "there is no such credential")
+}
