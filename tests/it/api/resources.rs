@@ -28,8 +28,9 @@ async fn push(api: &Api, view: &Value) {
         effective: Some(generation),
         error: None,
     });
-    let report = PushReport { account, generation, again_at: None };
-    api.ledger.authority.store().report_push(&[report], &has, api.ledger.authority.now()).await.unwrap();
+    let now = api.ledger.authority.now();
+    let report = PushReport { account, generation, again_at: None, lease: now };
+    api.ledger.authority.store().report_push(&[report], &has, now).await.unwrap();
     api.ledger.authority.announce(account);
 }
 
