@@ -103,7 +103,7 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
         OrgCommand::Create { slug, display_name, plan, environments } => {
             let body = NewOrganization { slug, display_name, plan, environments };
             let answer = client.change(Method::POST, &["orgs"], &[], Some(&body)).await?;
-            changed(client, &answer, true)
+            changed(client, &answer)
         }
         OrgCommand::List { state, plan, limit, cursor } => {
             let query = [("state", state), ("plan", plan), ("limit", limit.map(|n| n.to_string())), ("cursor", cursor)];
@@ -120,30 +120,30 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
             let limits = if clear_limits || !limits.is_empty() { Some(parse_limits(&limits)?) } else { None };
             let body = ChangeOrganization { display_name, plan, limits };
             let answer = client.change(Method::PATCH, &["orgs", &slug], &[], Some(&body)).await?;
-            changed(client, &answer, false)
+            changed(client, &answer)
         }
         OrgCommand::Suspend { slug, reason } => {
             let body = Reason { reason };
             let answer = client.change(Method::POST, &["orgs", &slug, "suspend"], &[], Some(&body)).await?;
-            changed(client, &answer, false)
+            changed(client, &answer)
         }
         OrgCommand::Resume { slug, reason } => {
             let body = Reason { reason };
             let answer = client.change(Method::POST, &["orgs", &slug, "resume"], &[], Some(&body)).await?;
-            changed(client, &answer, false)
+            changed(client, &answer)
         }
         OrgCommand::Delete { slug, purge } => {
             let query = [("purge", purge.then(|| "true".to_owned()))];
             let answer = client.change(Method::DELETE, &["orgs", &slug], &query, None::<&()>).await?;
-            changed(client, &answer, false)
+            changed(client, &answer)
         }
     }
 }
 
-fn changed(client: &Client, answer: &Answer, environments: bool) -> Outcome<()> {
+fn changed(client: &Client, answer: &Answer) -> Outcome<()> {
     client.print(answer, details)?;
     let view: OrganizationView = answer.read()?;
-    client.require(view.settled(environments), &view.resolver, &format!("nats-authority org show {}", view.slug))
+    client.require(view.settled(false), &view.resolver, &format!("nats-authority org show {}", view.slug))
 }
 
 /// `conn=500` and `tieredLimits.R3.diskStorage=20GiB` as the object that the API takes.
