@@ -53,10 +53,12 @@ impl Client {
 
     /// JetStream elects leaders again after a server was lost.
     pub async fn publish_patiently(&mut self, subject: &str) -> Result<()> {
-        for _ in 0..10 {
+        let end = tokio::time::Instant::now() + 3 * MUST;
+        while tokio::time::Instant::now() < end {
             if self.try_publish(subject, MUST_NOT).await.is_ok() {
                 return Ok(());
             }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         self.publish(subject).await
     }

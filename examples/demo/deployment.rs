@@ -125,7 +125,12 @@ impl Deployment {
             Ok(_) => bail!("server {} lets it in", server + 1),
             Err(error) => {
                 let words = format!("{error:#}").to_lowercase();
-                ensure!(words.contains("authorization"), "refused, but for another reason: {words}");
+                // A revoked user; an account that takes no connections.
+                let refused = ["authorization violation", "maximum account active connections exceeded"];
+                ensure!(
+                    refused.iter().any(|reason| words.contains(reason)),
+                    "refused, but for another reason: {words}"
+                );
                 Ok(())
             }
         }

@@ -67,15 +67,24 @@ async fn demo() -> Result<()> {
 
     steps.chapter("Revoke, suspend, resume");
     let mut developer = deployment.connect(&dev, 1).await?;
-    deployment.cli(&["cred", "revoke", &prod.id, "--reason", "demo", "--output", "json"])?;
-    steps.run("revoke the acme-prod credential: its client is closed", acme.closed()).await?;
+    let revoke = async {
+        deployment.cli(&["cred", "revoke", &prod.id, "--reason", "demo", "--output", "json"])?;
+        acme.closed().await
+    };
+    steps.run("revoke the acme-prod credential: its client is closed", revoke).await?;
     steps.run("and stays out", deployment.refused(&prod)).await?;
     ensure!(developer.is_connected(), "revoking one credential closed another one");
-    deployment.cli(&["org", "suspend", "acme", "--reason", "demo", "--output", "json"])?;
-    steps.run("suspend acme: every client is closed", developer.closed()).await?;
+    let suspend = async {
+        deployment.cli(&["org", "suspend", "acme", "--reason", "demo", "--output", "json"])?;
+        developer.closed().await
+    };
+    steps.run("suspend acme: every client is closed", suspend).await?;
     steps.run("and nobody gets in", deployment.refused(&dev)).await?;
-    deployment.cli(&["org", "resume", "acme", "--wait", "10", "--output", "json"])?;
-    let mut developer = steps.run("resume acme: its clients are back", deployment.connect(&dev, 1)).await?;
+    let resume = async {
+        deployment.cli(&["org", "resume", "acme", "--wait", "10", "--output", "json"])?;
+        deployment.connect(&dev, 1).await
+    };
+    let mut developer = steps.run("resume acme: its clients are back", resume).await?;
     steps.run("and work", developer.publish("ws.acme-dev.orders.1")).await?;
 
     steps.chapter("A server is restarted");

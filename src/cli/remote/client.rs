@@ -92,6 +92,11 @@ impl Client {
         self.send(method, path, query, body).await
     }
 
+    /// The caller wants to wait until the servers have its changes.
+    pub(super) fn waits(&self) -> bool {
+        self.wait.is_some()
+    }
+
     /// Posts something that no server has to get.
     pub(super) async fn post(&self, path: &[&str], body: &impl Serialize) -> Outcome<Answer> {
         self.send(Method::POST, path, &[], Some(body)).await

@@ -102,8 +102,17 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
     match command {
         OrgCommand::Create { slug, display_name, plan, environments } => {
             let body = NewOrganization { slug, display_name, plan, environments };
-            let answer = client.change(Method::POST, &["orgs"], &[], Some(&body)).await?;
-            changed(client, &answer)
+            let mut answer = client.change(Method::POST, &["orgs"], &[], Some(&body)).await?;
+            if client.waits() {
+                // The service answers when the servers have the account; that stream and bucket are
+                // made is what finding each environment again waits for.
+                for env_type in &body.environments {
+                    let path = ["orgs", &body.slug, "envs", env_type];
+                    client.change(Method::PUT, &path, &[], None::<&()>).await?;
+                }
+                answer = client.get(&["orgs", &body.slug], &[]).await?;
+            }
+            changed(client, &answer, true)
         }
         OrgCommand::List { state, plan, limit, cursor } => {
             let query = [("state", state), ("plan", plan), ("limit", limit.map(|n| n.to_string())), ("cursor", cursor)];
@@ -120,30 +129,30 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
             let limits = if clear_limits || !limits.is_empty() { Some(parse_limits(&limits)?) } else { None };
             let body = ChangeOrganization { display_name, plan, limits };
             let answer = client.change(Method::PATCH, &["orgs", &slug], &[], Some(&body)).await?;
-            changed(client, &answer)
+            changed(client, &answer, false)
         }
         OrgCommand::Suspend { slug, reason } => {
             let body = Reason { reason };
             let answer = client.change(Method::POST, &["orgs", &slug, "suspend"], &[], Some(&body)).await?;
-            changed(client, &answer)
+            changed(client, &answer, false)
         }
         OrgCommand::Resume { slug, reason } => {
             let body = Reason { reason };
             let answer = client.change(Method::POST, &["orgs", &slug, "resume"], &[], Some(&body)).await?;
-            changed(client, &answer)
+            changed(client, &answer, false)
         }
         OrgCommand::Delete { slug, purge } => {
             let query = [("purge", purge.then(|| "true".to_owned()))];
             let answer = client.change(Method::DELETE, &["orgs", &slug], &query, None::<&()>).await?;
-            changed(client, &answer)
+            changed(client, &answer, false)
         }
     }
 }
 
-fn changed(client: &Client, answer: &Answer) -> Outcome<()> {
+fn changed(client: &Client, answer: &Answer, environments: bool) -> Outcome<()> {
     client.print(answer, details)?;
     let view: OrganizationView = answer.read()?;
-    client.require(view.settled(false), &view.resolver, &format!("nats-authority org show {}", view.slug))
+    client.require(view.settled(environments), &view.resolver, &format!("nats-authority org show {}", view.slug))
 }
 
 /// `conn=500` and `tieredLimits.R3.diskStorage=20GiB` as the object that the API takes.
