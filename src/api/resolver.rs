@@ -25,6 +25,12 @@ pub struct ResolverStatus {
     pub error: Option<String>,
     /// The accounts.
     pub accounts: AccountCounts,
+    /// When every server was last found to store exactly what it should; null: not since the service started.
+    #[serde(default)]
+    pub agreed_at: Option<DateTime<Utc>>,
+    /// Accounts that servers store and the ledger does not know; they are left alone. At most 100 of them.
+    #[serde(default)]
+    pub unknown_accounts: Vec<String>,
     /// Every server that was ever seen, by name.
     pub servers: Vec<ServerStatus>,
 }
@@ -99,10 +105,13 @@ pub struct Reconciliation {
 async fn show_resolver(State(authority): State<Arc<Authority>>) -> Result<Json<ResolverStatus>, Refusal> {
     let (total, due) = authority.store().account_counts().await?;
     let standing = authority.standing();
+    let compared = authority.compared();
     Ok(Json(ResolverStatus {
         connected: standing.connected.is_ok(),
         error: standing.connected.clone().err(),
         accounts: AccountCounts { total, due },
+        agreed_at: compared.agreed_at,
+        unknown_accounts: compared.unknown.iter().take(100).map(ToString::to_string).collect(),
         servers: standing.servers.iter().map(ServerStatus::from).collect(),
     }))
 }
@@ -116,8 +125,8 @@ async fn reconcile(
     State(authority): State<Arc<Authority>>,
     caller: Caller,
 ) -> Result<(StatusCode, Json<Reconciliation>), Refusal> {
-    let accounts = authority.store().all_due(authority.now()).await?;
-    tracing::info!(accounts, caller = caller.actor.subject, "asked to reconcile");
-    authority.push_wanted.notify_one();
-    Ok((StatusCode::ACCEPTED, Json(Reconciliation { accounts })))
+    let (total, _) = authority.store().account_counts().await?;
+    tracing::info!(accounts = total, caller = caller.actor.subject, "asked to reconcile");
+    authority.reconcile_wanted.notify_one();
+    Ok((StatusCode::ACCEPTED, Json(Reconciliation { accounts: u64::try_from(total).unwrap_or_default() })))
 }

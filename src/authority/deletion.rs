@@ -16,6 +16,21 @@ impl Authority {
     /// The generic JWT that `$SYS.REQ.CLAIMS.DELETE` takes: subject and issuer are the same operator key
     /// that the servers trust. Its record is an audit event.
     pub async fn deletion_request(&self, slug: &OrgSlug, account: PublicKey<Account>) -> Result<String> {
+        self.delete_request("push", "account.delete-request", Some(slug), &[account]).await
+    }
+
+    /// The same for accounts that were deleted and came back.
+    pub async fn delete_again_request(&self, accounts: &[PublicKey<Account>]) -> Result<String> {
+        self.delete_request("reconcile", "account.delete-again", None, accounts).await
+    }
+
+    async fn delete_request(
+        &self,
+        task: &str,
+        action: &'static str,
+        slug: Option<&OrgSlug>,
+        accounts: &[PublicKey<Account>],
+    ) -> Result<String> {
         let key = self.operator_key.public;
         let linted = lint(Claims {
             audience: None,
@@ -26,15 +41,16 @@ impl Authority {
             name: None,
             not_before: None,
             subject: key.into(),
-            nats: Generic::delete_accounts(&[account]),
+            nats: Generic::delete_accounts(accounts),
         })?;
         let signed = self.signer.sign_as_operator(&self.operator_key, linted)?;
         let event = self.event(
-            &Actor::task("push"),
-            "account.delete-request",
-            Some(slug),
-            account,
+            &Actor::task(task),
+            action,
+            slug,
+            accounts.first().map(ToString::to_string).unwrap_or_default(),
             json!({
+                "accounts": accounts,
                 "jwtSha256": data_encoding::HEXLOWER.encode(&signed.sha256()),
             }),
         );

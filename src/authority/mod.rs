@@ -17,6 +17,8 @@ mod mint;
 mod organizations;
 mod own_users;
 pub mod proof;
+pub mod reconcile;
+mod repair;
 pub mod requests;
 pub mod server_config;
 mod standing;
@@ -31,7 +33,7 @@ use uuid::Uuid;
 
 pub use issue::{Issued, MAX_BATCH};
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
-pub use standing::{ServerStanding, Standing};
+pub use standing::{Compared, ServerStanding, Standing};
 
 use crate::{
     clock::Clock,
@@ -87,6 +89,9 @@ pub struct Authority {
     pub push_wanted: Arc<Notify>,
     /// Wakes the provision task.
     pub provision_wanted: Arc<Notify>,
+    /// Wakes the reconcile task.
+    pub reconcile_wanted: Arc<Notify>,
+    compared: ArcSwap<Compared>,
     progress: broadcast::Sender<PublicKey<Account>>,
 }
 
@@ -138,6 +143,8 @@ impl Authority {
             standing: ArcSwap::from_pointee(standing),
             push_wanted: Arc::new(Notify::new()),
             provision_wanted: Arc::new(Notify::new()),
+            reconcile_wanted: Arc::new(Notify::new()),
+            compared: ArcSwap::default(),
             progress: broadcast::channel(4096).0,
         }))
     }
@@ -170,6 +177,16 @@ impl Authority {
     /// Tells the authority how the servers stand.
     pub fn set_standing(&self, standing: Standing) {
         self.standing.store(Arc::new(standing));
+    }
+
+    /// What the last comparison with the servers found.
+    pub fn compared(&self) -> Arc<Compared> {
+        self.compared.load_full()
+    }
+
+    /// Tells the authority what a comparison with the servers found.
+    pub fn set_compared(&self, compared: Compared) {
+        self.compared.store(Arc::new(compared));
     }
 
     /// What the deployer decided.

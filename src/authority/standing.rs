@@ -1,9 +1,21 @@
 //! How the servers stand: what admission and the signing gate go by.
 
+use chrono::{DateTime, Utc};
+
 use crate::{
     error::{Error, Result},
+    nkey::{Account, PublicKey},
     store::{organizations::Bytes, servers::ServerRow},
 };
+
+/// What the last comparison of the servers with the ledger found.
+#[derive(Clone, Debug, Default)]
+pub struct Compared {
+    /// When every server was last found to store exactly what it should.
+    pub agreed_at: Option<DateTime<Utc>>,
+    /// Accounts that servers store and the ledger does not know. They are left alone.
+    pub unknown: Vec<PublicKey<Account>>,
+}
 
 /// One server as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]

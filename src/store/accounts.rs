@@ -35,6 +35,8 @@ pub struct DueAccount {
     pub tombstone: bool,
     /// Pushes since the last one that every server took.
     pub attempts: i32,
+    /// A server lost its file: another spelling of the token goes first.
+    pub rewrite: bool,
     /// Until when it is ours.
     pub lease: DateTime<Utc>,
 }
@@ -182,7 +184,7 @@ impl Store {
              FROM (SELECT account_key FROM accounts WHERE due_at <= $3 AND jwt IS NOT NULL ORDER BY due_at
                    LIMIT $1 FOR UPDATE SKIP LOCKED) AS due
              WHERE a.account_key = due.account_key
-             RETURNING a.account_key, a.generation, a.jwt, a.state, a.attempts, a.due_at",
+             RETURNING a.account_key, a.generation, a.jwt, a.state, a.attempts, a.rewrite, a.due_at",
         )
         .bind(limit)
         .bind(f64::from(i32::try_from(lease).unwrap_or(i32::MAX)))
@@ -197,6 +199,7 @@ impl Store {
                     jwt: row.try_get("jwt")?,
                     tombstone: row.try_get::<&str, _>("state")? == "tombstone",
                     attempts: row.try_get("attempts")?,
+                    rewrite: row.try_get("rewrite")?,
                     lease: row.try_get("due_at")?,
                 })
             })
@@ -234,7 +237,8 @@ impl Store {
         sqlx::query(
             "UPDATE accounts a SET
                  due_at = CASE WHEN a.generation > r.generation THEN $5 ELSE r.again_at END,
-                 attempts = CASE WHEN r.again_at IS NULL THEN 0 ELSE a.attempts END
+                 attempts = CASE WHEN r.again_at IS NULL THEN 0 ELSE a.attempts END,
+                 rewrite = a.rewrite AND r.again_at IS NOT NULL
              FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) AS r(account_key, generation, again_at, lease)
              WHERE a.account_key = r.account_key AND a.state <> 'deleted'
                AND (a.generation > r.generation OR a.due_at = r.lease)",

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod operator;
 pub mod organizations;
 pub mod page;
+pub mod reconcile;
 mod recorded;
 pub mod servers;
 pub mod tokens;

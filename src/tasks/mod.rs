@@ -4,7 +4,8 @@
 
 mod connect;
 mod provision;
-mod push;
+pub mod push;
+pub mod reconcile;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -22,6 +23,9 @@ use crate::{
 /// How often a task looks without a nudge.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often the servers are compared with the ledger when nothing happens.
+pub const RECONCILE_TICK: Duration = Duration::from_secs(30);
+
 /// What the tasks need to know.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -31,6 +35,8 @@ pub struct Setup {
     pub tls_ca: Option<PathBuf>,
     /// How long a server may take to answer.
     pub answer_timeout: Duration,
+    /// How often the servers are compared with the ledger when nothing happens.
+    pub reconcile_tick: Duration,
     /// Replicas of streams; none: by the number of servers.
     pub replicas: Option<usize>,
 }
@@ -41,6 +47,7 @@ impl From<&Config> for Setup {
             nats_urls: config.nats_urls.clone(),
             tls_ca: config.nats_tls_ca.clone(),
             answer_timeout: config.answer_timeout,
+            reconcile_tick: RECONCILE_TICK,
             replicas: config.replicas,
         }
     }
@@ -63,6 +70,7 @@ pub fn start(
     let resolver = Arc::new(SystemResolver::start(connection, clock, timing));
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
+    tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));
     Ok(resolver)

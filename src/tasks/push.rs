@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{TICK, backoff, nudged};
 use crate::{
-    authority::Authority,
+    authority::{Authority, reconcile::respelled},
     error::Result,
     resolver::{Effective, EffectiveAnswer, PushJob, PushOutcome, Resolver, StoreResult, SystemResolver},
     store::accounts::{AccountServer, DueAccount, PushReport},
@@ -83,6 +83,12 @@ async fn push_one(
     due: DueAccount,
 ) -> (PushReport, Vec<AccountServer>) {
     let started = tokio::time::Instant::now();
+    if due.rewrite
+        && let Some(other) = respelled(&due.jwt)
+    {
+        // Whatever comes of it, the token itself follows.
+        resolver.push(PushJob::new(due.account, other)).await;
+    }
     let outcome = resolver.push(PushJob::new(due.account, due.jwt.clone())).await;
     let effective = resolver.effective(due.account).await.unwrap_or_default();
     metrics::histogram!("nats_authority_push_seconds").record(started.elapsed());
@@ -110,7 +116,7 @@ async fn push_one(
 }
 
 /// What each server that answered has of the account.
-fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer]) -> Vec<AccountServer> {
+pub fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer]) -> Vec<AccountServer> {
     let answered = outcome.per_server.iter().filter(|answer| answer.result != StoreResult::NoAnswer);
     answered
         .map(|answer| {
@@ -146,7 +152,7 @@ fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer])
 
 /// Every live server has it. A server that is not live is not waited for: when it comes back the
 /// account becomes due again.
-fn is_settled(servers: &[AccountServer], live: &[String]) -> bool {
+pub fn is_settled(servers: &[AccountServer], live: &[String]) -> bool {
     let has_it = |name: &String| servers.iter().any(|server| server.server == *name && server.error.is_none());
     !live.is_empty() && live.iter().all(has_it)
 }

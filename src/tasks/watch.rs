@@ -1,5 +1,4 @@
-//! Watches the servers: tells the authority how they stand, remembers them in the ledger, and makes
-//! accounts due for a server that appeared or came back.
+//! Watches the servers: tells the authority how they stand and remembers them in the ledger.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,9 +16,8 @@ use crate::{
 pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
     let mut roll = resolver.registry().roll();
     let mut state = resolver.connection().state();
-    let mut checked: HashMap<String, String> = HashMap::new();
     loop {
-        if let Err(error) = look(&authority, &resolver, &mut checked).await {
+        if let Err(error) = look(&authority, &resolver).await {
             tracing::warn!(%error, cause = error.internal_report(), "the servers' state could not be recorded");
         }
         tokio::select! {
@@ -31,8 +29,8 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
     }
 }
 
-/// One look. `checked` holds the id under which each live server was last taken care of.
-async fn look(authority: &Authority, resolver: &SystemResolver, checked: &mut HashMap<String, String>) -> Result<()> {
+/// One look.
+async fn look(authority: &Authority, resolver: &SystemResolver) -> Result<()> {
     let state = resolver.connection().state().borrow().clone();
     let connected =
         if state.connected { Ok(()) } else { Err(state.last_error.unwrap_or_else(|| "connecting".to_owned())) };
@@ -57,21 +55,9 @@ async fn look(authority: &Authority, resolver: &SystemResolver, checked: &mut Ha
         .filter(|server| before.servers.iter().all(|b| !same(&b.row, &server.row)))
         .map(|server| server.row.clone())
         .collect();
-    authority.set_standing(Standing { servers: servers.clone(), connected });
+    authority.set_standing(Standing { servers, connected });
     if !news.is_empty() {
         authority.store().save_servers(&news).await?;
-    }
-    for server in servers {
-        if !server.row.live {
-            checked.remove(&server.row.name);
-        } else if checked.get(&server.row.name) != Some(&server.row.id) {
-            let due = authority.store().due_for_server(&server.row.name, &server.row.id, authority.now()).await?;
-            if due > 0 {
-                tracing::info!(server = server.row.name, accounts = due, "a server appeared or came back");
-                authority.push_wanted.notify_one();
-            }
-            checked.insert(server.row.name, server.row.id);
-        }
     }
     Ok(())
 }

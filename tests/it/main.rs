@@ -8,6 +8,7 @@ mod jwt_properties;
 mod ledger;
 mod live;
 mod policy;
+mod reconcile;
 mod remote;
 mod resolver;
 mod support;

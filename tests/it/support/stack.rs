@@ -62,6 +62,7 @@ impl Stack {
             nats_urls: cluster.urls(),
             tls_ca: None,
             answer_timeout: Duration::from_secs(2),
+            reconcile_tick: Duration::from_secs(1),
             replicas: None,
         };
         let resolver = tasks::start(&authority, &setup, &TaskTracker::new(), &stop).unwrap();

@@ -1,0 +1,381 @@
+//! One comparison of the servers with the ledger, over any [`Resolver`] and any [`Ledger`]: the tests
+//! drive it through a simulated cluster.
+//!
+//! 1. **The constant-cost check.** One of the servers compares the hash of all that should be stored with
+//!    its own. Which one is random and not told, so the question is put several times.
+//! 2. Where one disagrees it sends all that it stores, and **only the accounts that differ** are looked
+//!    up on every server and judged.
+//! 3. Servers hash what they were told, not what is on their disks. So **a sample** of accounts, another
+//!    one each time, is looked up and asked after anyway; a copy that is missing there makes all accounts
+//!    be looked up.
+//!
+//! Nothing is pushed here: what is wrong is marked in the ledger, and the push task pushes exactly that.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::{StreamExt, future::BoxFuture, stream};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    authority::reconcile::{Action, Copy, Desired, Reason, Repair, asks, decide, decide_all, decide_running},
+    error::Result,
+    jwt::envelope::read_unverified,
+    nkey::{Account, PublicKey},
+    resolver::{Effective, Pack, Resolver, ServerRef, xor_hash},
+    store::reconcile::Present,
+};
+
+type Key = PublicKey<Account>;
+type Hash = [u8; 32];
+
+/// The ledger's part: the database, or a model of it.
+pub trait Ledger: Send + Sync {
+    /// The XOR of the hashes of all JWTs that servers have to store.
+    fn hash(&self) -> BoxFuture<'_, Result<Hash>>;
+    /// All accounts that are not deleted; with `after`, at most `limit` that follow it.
+    fn present(&self, after: Option<Key>, limit: Option<i64>) -> BoxFuture<'_, Result<Vec<(Key, Present)>>>;
+    /// Those of `accounts` that were deleted.
+    fn deleted<'a>(&'a self, accounts: &'a [Key]) -> BoxFuture<'a, Result<Vec<Key>>>;
+    /// The generations that these texts are.
+    fn generations<'a>(&'a self, texts: &'a [(Key, Hash)]) -> BoxFuture<'a, Result<HashMap<(Key, Hash), i64>>>;
+    /// Those of `accounts` whose present generation all of `live` acknowledged since their last start.
+    fn acknowledged<'a>(&'a self, accounts: &'a [Key], live: &'a [ServerRef]) -> BoxFuture<'a, Result<HashSet<Key>>>;
+    /// A key of the operator, with which accounts are signed.
+    fn is_ours(&self, issuer: &str) -> bool;
+    /// The system account: every full resolver stores it from its start on.
+    fn system_account(&self) -> Key;
+    /// Has accounts pushed; returns those that were not to be pushed already.
+    fn repair<'a>(&'a self, repairs: &'a [Repair]) -> BoxFuture<'a, Result<HashSet<Key>>>;
+    /// The request that deletes `accounts` from servers once more.
+    fn delete_again<'a>(&'a self, accounts: &'a [Key]) -> BoxFuture<'a, Result<String>>;
+    /// `server` stores exactly what it should.
+    fn confirm<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>>;
+    /// Nothing can be said of what `server` stores: has every account pushed that it did not acknowledge.
+    fn push_unacknowledged<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>>;
+}
+
+/// How thoroughly to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Thoroughness {
+    /// How often, for each server, the constant-cost question is put at a tick.
+    pub asks: usize,
+    /// A server that is new or came back is overlooked with probability 10^-this.
+    pub nines: u32,
+    /// How many accounts the sample has.
+    pub sample: usize,
+}
+
+impl Default for Thoroughness {
+    fn default() -> Self {
+        Self { asks: 3, nines: 6, sample: 32 }
+    }
+}
+
+/// What one comparison leaves for the next.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// What servers store that the ledger does not know: part of the hash that we expect.
+    unknown: HashMap<Key, Hash>,
+    /// The live servers that were found right since they appeared, by name with their ids.
+    confirmed: HashMap<String, String>,
+    /// What the last comparison had pushed: if it is wrong again the servers need a rewrite.
+    repaired: HashSet<Key>,
+    /// Where the sample goes on.
+    cursor: Option<Key>,
+    /// How often a server did not seem to be a full resolver.
+    unsure: u32,
+}
+
+/// How a comparison ended.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Every server that was asked stores exactly what it should; nothing was sent.
+    pub agreed: bool,
+    /// How often the constant-cost question was put.
+    pub asked: usize,
+    /// The accounts that are pushed now.
+    pub repairs: Vec<Repair>,
+    /// The accounts that were deleted again.
+    pub deleted: Vec<Key>,
+    /// The accounts that nobody here knows.
+    pub unknown: Vec<Key>,
+    /// A look soon is worth it.
+    pub again: bool,
+}
+
+/// After so many looks a live server that does not answer like a full resolver is taken for another kind.
+const UNSURE: u32 = 5;
+/// At most so many accounts that differ are looked up; with more, what one server sent has to do.
+const LOOKUPS: usize = 256;
+/// Lookups under way at a time.
+const IN_FLIGHT: usize = 16;
+/// Accounts in one page, when all are looked up.
+const PAGE: usize = 1024;
+
+/// A text that a server stores or runs.
+#[derive(Debug)]
+enum Seen {
+    Absent,
+    Text { hash: Hash, issuer: Option<String> },
+}
+
+impl Seen {
+    fn of(token: &str) -> Self {
+        let claims = read_unverified(token).ok().map(|token| token.claims);
+        let issuer = claims.and_then(|claims| claims.get("iss")?.as_str().map(str::to_owned));
+        Self::Text { hash: Sha256::digest(token).into(), issuer }
+    }
+
+    fn is(&self, wanted: &Hash) -> bool {
+        matches!(self, Self::Text { hash, .. } if hash == wanted)
+    }
+}
+
+/// One account that may be wrong.
+#[derive(Debug, Default)]
+struct Suspect {
+    present: Option<Present>,
+    stored: Vec<Seen>,
+    runs: Vec<Seen>,
+}
+
+struct Check<'a> {
+    ledger: &'a dyn Ledger,
+    resolver: &'a dyn Resolver,
+    live: Vec<ServerRef>,
+    memory: &'a mut Memory,
+    findings: Findings,
+}
+
+/// Compares. Fails when database or servers cannot be asked; then nothing is known.
+pub async fn check(
+    ledger: &dyn Ledger,
+    resolver: &dyn Resolver,
+    thoroughness: Thoroughness,
+    memory: &mut Memory,
+) -> Result<Findings> {
+    let known = resolver.known().into_iter().filter(|server| server.live);
+    let live: Vec<_> = known.map(|server| ServerRef { name: server.name, id: server.id }).collect();
+    // One that left and came back may have missed something.
+    memory.confirmed.retain(|name, id| live.iter().any(|server| server.name == *name && server.id == *id));
+    let mut check = Check { ledger, resolver, live, memory, findings: Findings::default() };
+    if !check.live.is_empty() {
+        check.run(thoroughness).await?;
+    }
+    Ok(check.findings)
+}
+
+impl Check<'_> {
+    async fn run(&mut self, thoroughness: Thoroughness) -> Result<()> {
+        let new: Vec<_> =
+            self.live.iter().filter(|server| !self.memory.confirmed.contains_key(&server.name)).cloned().collect();
+        let full = match self.resolver.lookup(self.ledger.system_account()).await {
+            Ok(answers) => answers.len(),
+            // No full resolver at all: nothing but pushing can be done.
+            Err(_) => 0,
+        };
+        let count = if new.is_empty() { full * thoroughness.asks } else { asks(full, thoroughness.nines) };
+        let expected = xor_hash([self.ledger.hash().await?].into_iter().chain(self.memory.unknown.values().copied()));
+        for _ in 0..count {
+            self.findings.asked += 1;
+            if let Pack::Differs(stored) = self.resolver.pack(expected).await? {
+                return self.differs(stored).await;
+            }
+        }
+        self.findings.unknown = self.memory.unknown.keys().copied().collect();
+        if full > 0 && self.sample(thoroughness.sample).await? {
+            return Ok(());
+        }
+        self.memory.repaired.clear();
+        self.findings.agreed = full > 0;
+        self.confirm(new, full).await
+    }
+
+    /// All full resolvers agree. If those are all servers, the new ones are right.
+    async fn confirm(&mut self, new: Vec<ServerRef>, full: usize) -> Result<()> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let all_full = full >= self.live.len();
+        self.memory.unsure = if all_full { 0 } else { self.memory.unsure + 1 };
+        if !all_full && self.memory.unsure < UNSURE {
+            // Perhaps it has only just started.
+            self.findings.again = true;
+            return Ok(());
+        }
+        for server in new {
+            if all_full {
+                self.ledger.confirm(&server).await?;
+            } else {
+                self.ledger.push_unacknowledged(&server).await?;
+            }
+            self.memory.confirmed.insert(server.name, server.id);
+        }
+        self.memory.unsure = 0;
+        Ok(())
+    }
+
+    /// One server stores something else than it should: all of it is here.
+    async fn differs(&mut self, stored: Vec<(Key, String)>) -> Result<()> {
+        let mut missing: HashMap<Key, Present> = self.ledger.present(None, None).await?.into_iter().collect();
+        let mut suspects: HashMap<Key, Suspect> = HashMap::new();
+        for (account, token) in stored {
+            let present = missing.remove(&account);
+            let seen = Seen::of(&token);
+            if !present.is_some_and(|present| present.moving || seen.is(&present.sha256)) {
+                suspects.insert(account, Suspect { present, stored: vec![seen], runs: Vec::new() });
+            }
+        }
+        for (account, present) in missing.into_iter().filter(|(_, present)| !present.moving) {
+            suspects.insert(account, Suspect { present: Some(present), stored: vec![Seen::Absent], runs: Vec::new() });
+        }
+        if suspects.len() <= LOOKUPS {
+            // What it sent may be old by now, and it is only one of them.
+            let resolver = self.resolver;
+            let keys: Vec<Key> = suspects.keys().copied().collect();
+            let mut lookups = stream::iter(keys)
+                .map(|key| async move { (key, resolver.lookup(key).await) })
+                .buffer_unordered(IN_FLIGHT);
+            while let Some((key, answers)) = lookups.next().await {
+                if let (Ok(answers), Some(suspect)) = (answers, suspects.get_mut(&key))
+                    && answers.len() >= self.live.len()
+                {
+                    suspect.stored = answers.iter().map(|answer| seen(answer.as_deref())).collect();
+                }
+            }
+        }
+        self.memory.unknown.clear();
+        let again = self.memory.repaired.clone();
+        self.judge(suspects, |account| again.contains(account)).await?;
+        self.findings.again = true;
+        Ok(())
+    }
+
+    /// Looks a few accounts up. True: something is wrong, and is being repaired.
+    async fn sample(&mut self, size: usize) -> Result<bool> {
+        let mut page = self.ledger.present(self.memory.cursor, i64::try_from(size).ok()).await?;
+        self.memory.cursor = if page.len() < size { None } else { page.last().map(|(account, _)| *account) };
+        let mut whole = false;
+        let mut cursor = None;
+        loop {
+            let suspects = self.look_up(page).await;
+            let missing = suspects.values().any(|suspect| suspect.stored.iter().any(|s| matches!(s, Seen::Absent)));
+            if !suspects.is_empty() {
+                self.judge(suspects, |_| true).await?;
+            }
+            if whole {
+                if cursor.is_none() {
+                    break;
+                }
+            } else if missing {
+                whole = true;
+            } else {
+                break;
+            }
+            page = self.ledger.present(cursor, i64::try_from(PAGE).ok()).await?;
+            cursor = if page.len() < PAGE { None } else { page.last().map(|(account, _)| *account) };
+        }
+        self.findings.again |= !self.findings.repairs.is_empty();
+        Ok(!self.findings.repairs.is_empty())
+    }
+
+    /// What the servers store and run of these accounts; only those with something unexpected.
+    async fn look_up(&self, page: Vec<(Key, Present)>) -> HashMap<Key, Suspect> {
+        let resolver = self.resolver;
+        let still = page.into_iter().filter(|(_, present)| !present.moving);
+        let looks = still.map(|(account, present)| async move {
+            let stored = resolver.lookup(account).await.unwrap_or_default();
+            let stored: Vec<_> = stored.iter().map(|answer| seen(answer.as_deref())).collect();
+            let runs = resolver.effective(account).await.unwrap_or_default();
+            let runs = runs.iter().filter_map(|answer| match &answer.effective {
+                Effective::Running { jwt, .. } => Some(Seen::of(jwt)),
+                _ => None,
+            });
+            (account, Suspect { present: Some(present), stored, runs: runs.collect() })
+        });
+        let looked: Vec<_> = stream::iter(looks).buffer_unordered(IN_FLIGHT).collect().await;
+        let unexpected = |suspect: &Suspect| {
+            let wanted = suspect.present.map(|present| present.sha256).unwrap_or_default();
+            suspect.stored.iter().chain(&suspect.runs).any(|seen| !seen.is(&wanted))
+        };
+        looked.into_iter().filter(|(_, suspect)| unexpected(suspect)).collect()
+    }
+
+    /// Decides about each suspect and carries it out.
+    async fn judge(&mut self, suspects: HashMap<Key, Suspect>, rewrite: impl Fn(&Key) -> bool) -> Result<()> {
+        let keys: Vec<Key> = suspects.keys().copied().collect();
+        let unknown: Vec<Key> = suspects.iter().filter(|(_, s)| s.present.is_none()).map(|(key, _)| *key).collect();
+        let texts: Vec<(Key, Hash)> = suspects
+            .iter()
+            .flat_map(|(key, suspect)| suspect.stored.iter().chain(&suspect.runs).map(move |seen| (*key, seen)))
+            .filter_map(|(key, seen)| match seen {
+                Seen::Text { hash, .. } => Some((key, *hash)),
+                Seen::Absent => None,
+            })
+            .collect();
+        let generations = self.ledger.generations(&texts).await?;
+        let deleted: HashSet<Key> = self.ledger.deleted(&unknown).await?.into_iter().collect();
+        let acknowledged = self.ledger.acknowledged(&keys, &self.live).await?;
+        let copy = |account: Key, seen: &Seen| match seen {
+            Seen::Absent => Copy::Absent,
+            Seen::Text { hash, issuer } => {
+                let other = || {
+                    let ours = issuer.as_deref().is_some_and(|issuer| self.ledger.is_ours(issuer));
+                    Copy::Other { issuer: issuer.clone(), ours }
+                };
+                generations.get(&(account, *hash)).map_or_else(other, |generation| Copy::Ours(*generation))
+            }
+        };
+        let (mut repairs, mut back, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for (account, suspect) in &suspects {
+            let desired = match suspect.present {
+                Some(Present { generation, moving, .. }) => {
+                    let acknowledged = acknowledged.contains(account);
+                    Some(Desired::Stored { generation, moving, acknowledged })
+                }
+                None => deleted.contains(account).then_some(Desired::Deleted),
+            };
+            let stored: Vec<Copy> = suspect.stored.iter().map(|seen| copy(*account, seen)).collect();
+            let runs = suspect.runs.iter().map(|seen| decide_running(desired.as_ref(), &copy(*account, seen)));
+            let action = decide_all(desired.as_ref(), &stored).max(runs.max().unwrap_or(Action::Nothing));
+            match action {
+                Action::Nothing => {}
+                Action::ReportUnknown => others.push(*account),
+                Action::DeleteAgain => back.push(*account),
+                Action::Push(reason) => {
+                    let wrong = stored.iter().filter(|copy| decide(desired.as_ref(), copy) != Action::Nothing).count();
+                    let rewrite = rewrite(account) || reason == Reason::NotRunning;
+                    repairs.push(Repair { account: *account, reason, rewrite, wrong, seen: stored.len() });
+                }
+            }
+        }
+        for account in others {
+            if let Some(Seen::Text { hash, .. }) =
+                suspects.get(&account).and_then(|s| s.stored.iter().find(|seen| matches!(seen, Seen::Text { .. })))
+            {
+                self.memory.unknown.insert(account, *hash);
+                self.findings.unknown.push(account);
+            }
+        }
+        self.carry_out(repairs, back).await
+    }
+
+    async fn carry_out(&mut self, repairs: Vec<Repair>, back: Vec<Key>) -> Result<()> {
+        if !repairs.is_empty() {
+            let marked = self.ledger.repair(&repairs).await?;
+            let marked: Vec<_> = repairs.into_iter().filter(|repair| marked.contains(&repair.account)).collect();
+            self.memory.repaired = marked.iter().map(|repair| repair.account).collect();
+            self.findings.repairs.extend(marked);
+        }
+        if !back.is_empty() {
+            let request = self.ledger.delete_again(&back).await?;
+            self.resolver.delete(back.clone(), request).await;
+            self.findings.deleted.extend(back);
+        }
+        Ok(())
+    }
+}
+
+fn seen(token: Option<&str>) -> Seen {
+    token.map_or(Seen::Absent, Seen::of)
+}
