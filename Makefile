@@ -3,9 +3,10 @@
 
 CARGO ?= cargo
 DEV_DIR ?= .dev
+CHAOS_SCHEDULES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint fmt up
+.PHONY: help setup build demo test chaos bench lint fmt up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,6 +25,9 @@ up: setup build ## a private Postgres, NATS cluster and the service, until inter
 
 test: setup build ## all tests, with real servers
 	$(CARGO) test --locked
+
+chaos: ## many random schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
+	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it simulation:: -- --nocapture
 
 bench: setup ## the figures, measured beside their limits
 	$(CARGO) bench --locked --bench figures

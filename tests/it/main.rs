@@ -11,5 +11,6 @@ mod policy;
 mod reconcile;
 mod remote;
 mod resolver;
+mod simulation;
 mod support;
 mod vectors;

@@ -1,0 +1,70 @@
+//! Random schedules on a simulated cluster: every one that ends in quiet ends with every server storing
+//! and running what the ledger says, and with nothing more sent.
+//!
+//! `CHAOS_SCHEDULES` says how many (2,000), `CHAOS_SEED` where to begin; what fails is shrunk and printed
+//! with its seed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "shows the seed")]
+
+mod cluster;
+mod driver;
+mod ledger;
+
+use driver::{Bug, Event, run, schedule};
+
+#[expect(clippy::disallowed_methods, reason = "a test's knobs, no configuration")]
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Leaves out events as long as it still fails.
+fn shrink(seed: u64, nodes: usize, mut events: Vec<Event>) -> Vec<Event> {
+    let mut index = 0;
+    while index < events.len() {
+        let mut fewer = events.clone();
+        fewer.remove(index);
+        if run(seed, nodes, &fewer, None).is_err() {
+            events = fewer;
+            index = 0;
+        } else {
+            index += 1;
+        }
+    }
+    events
+}
+
+#[test]
+fn every_schedule_that_ends_in_quiet_converges() {
+    let (count, first) = (number("CHAOS_SCHEDULES", 2_000), number("CHAOS_SEED", 1));
+    println!("{count} schedules from seed {first}");
+    let threads = std::thread::available_parallelism().map_or(2, usize::from) as u64;
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                for seed in (first + thread..first + count).step_by(usize::try_from(threads).unwrap()) {
+                    let (nodes, events) = schedule(seed);
+                    if let Err(words) = run(seed, nodes, &events, None) {
+                        let events = shrink(seed, nodes, events);
+                        let again = run(seed, nodes, &events, None);
+                        panic!("CHAOS_SEED={seed}, {nodes} nodes: {words}; shrunk: {events:#?}: {again:?}");
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_mistake_is_noticed() {
+    for bug in
+        [Bug::NoTombstones, Bug::IatNotIncreasing, Bug::TrustFirstReply, Bug::PackForAll, Bug::RepushWithoutComparison]
+    {
+        let caught = (1..2_000).find_map(|seed| {
+            let (nodes, events) = schedule(seed);
+            run(seed, nodes, &events, Some(bug)).err().map(|words| (seed, words))
+        });
+        let (seed, words) = caught.unwrap_or_else(|| panic!("{bug:?} was not noticed"));
+        println!("{bug:?}: noticed by schedule {seed}: {words}");
+    }
+}
