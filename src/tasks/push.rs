@@ -140,7 +140,7 @@ async fn settle(
         settled &= authority.standing().servers.iter().all(|server| live.contains(&server.row.name));
     }
     if settled && due.tombstone {
-        match delete(authority, resolver, &due).await {
+        match delete(authority, resolver, &due, &live).await {
             Ok(gone) => settled = gone,
             Err(error) => {
                 tracing::warn!(%error, cause = error.internal_report(), account = %due.account, "delete");
@@ -198,14 +198,15 @@ fn is_settled(servers: &[AccountServer], live: &[String]) -> bool {
 }
 
 /// The end of the deletion saga: free the data if asked, delete on every server, say so.
-async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccount) -> Result<bool> {
+async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccount, live: &[String]) -> Result<bool> {
     let Some((slug, purge)) = authority.store().wants_purge(due.account).await? else { return Ok(true) };
     if purge {
         resolver.purge(due.account).await?;
     }
     let request = authority.deletion_request(&slug, due.account).await?;
     let outcome = resolver.delete(vec![due.account], request).await;
-    if outcome.per_server.is_empty() || !outcome.is_complete() {
+    let done: Vec<_> = outcome.per_server.iter().filter(|answer| answer.is_done()).map(|answer| &answer.name).collect();
+    if !live.iter().all(|server| done.contains(&server)) {
         return Ok(false);
     }
     authority.finish_deletion(&slug, due.account).await?;
