@@ -11,4 +11,5 @@ mod policy;
 mod remote;
 mod resolver;
 mod support;
+mod tls;
 mod vectors;
