@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{Actor, Authority, environments::no_environment, proof, requests::NewCredential as Request};
 use crate::{
-    error::{Error, Result},
+    error::{Error, FieldError, Result},
     jwt::{self, Claims, creds, limits::UserLimits},
     model::{
         Credential, EnvType, Environment, ItemName, OrgSlug, credential::Options, size::parse_duration,
@@ -196,7 +196,8 @@ impl Authority {
             not_before: None,
             subject: user.into(),
             nats: claims,
-        })?;
+        })
+        .map_err(|error| blame(error, &request.options))?;
         let signed = self.signer.sign_as_account(issuer, linted)?;
         let row = Credential {
             id: self.id(),
@@ -233,6 +234,20 @@ impl Authority {
             creds: seed.map(|seed| creds::write(token.token(), &seed)),
         }
     }
+}
+
+/// Names the field that makes the claims unacceptable: all that a caller can make too long are the
+/// lists of its options.
+fn blame(error: Error, options: &Options) -> Error {
+    let length = |texts: &[String]| texts.iter().map(|text| text.len() + 3).sum::<usize>();
+    let lists = [
+        ("/allowedCidrs", length(&options.allowed_cidrs)),
+        ("/connectionTypes", length(&options.connection_types)),
+        ("/tags", length(&options.tags)),
+    ];
+    let longest = lists.into_iter().max_by_key(|(_, length)| *length).filter(|(_, length)| *length > 0);
+    let field = longest.map(|(pointer, _)| FieldError { pointer: pointer.to_owned(), detail: error.to_string() });
+    error.with_fields(field)
 }
 
 const CONNECTION_TYPES: [&str; 7] =
