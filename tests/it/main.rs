@@ -4,11 +4,15 @@
 
 mod api;
 mod dev;
+mod dev_command;
 mod jwt_properties;
 mod ledger;
 mod live;
+mod load;
 mod policy;
 mod remote;
 mod resolver;
+mod start_up;
 mod support;
+mod url_resolver;
 mod vectors;
