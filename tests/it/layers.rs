@@ -54,7 +54,7 @@ fn sources() -> BTreeMap<String, String> {
 /// The code of a file: no comments, and nothing from its tests on, which stand at the end.
 fn code(text: &str) -> String {
     let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
-    lines.filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+    lines.filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 fn is_test(file: &str) -> bool {

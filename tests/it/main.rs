@@ -5,6 +5,7 @@
 mod api;
 mod dev;
 mod dev_command;
+mod interop;
 mod jwt_properties;
 mod layers;
 mod ledger;

@@ -37,13 +37,14 @@ impl Secret {
     fn bytes(name: &'static str, bytes: &[u8]) -> Self {
         let hex = data_encoding::HEXLOWER.encode(bytes);
         // The last character depends on what follows.
-        let base64 = B64.encode(bytes);
+        let base64 = &B64.encode(bytes);
+        let base64 = base64[..base64.len() - 1].to_owned();
         let forms = vec![
             bytes.to_vec(),
             hex.to_uppercase().into_bytes(),
             hex.into_bytes(),
-            base64[..base64.len() - 1].as_bytes().to_vec(),
-            base64[..base64.len() - 1].replace('-', "+").replace('_', "/").into_bytes(),
+            base64.clone().into_bytes(),
+            base64.replace('-', "+").replace('_', "/").into_bytes(),
         ];
         Self { name, forms }
     }
@@ -88,7 +89,7 @@ async fn dump(url: &str) -> String {
     for table in tables {
         let select = AssertSqlSafe(format!("SELECT t::text FROM {table} t"));
         for row in sqlx::query(select).fetch_all(&mut database).await.unwrap() {
-            text += &format!("{table} {}\n", row.get::<String, _>(0));
+            text += &[&table, " ", row.get(0), "\n"].concat();
         }
     }
     text
