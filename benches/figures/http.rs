@@ -24,8 +24,13 @@ impl Http {
 
     /// Posts JSON and returns the body of a 2xx answer.
     pub async fn post(&mut self, path: &str, body: &str, more: &str) -> Result<Vec<u8>> {
+        self.send("POST", path, body, more).await
+    }
+
+    /// Sends a request and returns the body of a 2xx answer.
+    pub async fn send(&mut self, method: &str, path: &str, body: &str, more: &str) -> Result<Vec<u8>> {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n{more}Content-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n{more}Content-Length: {}\r\n\r\n{body}",
             self.host,
             self.token,
             body.len()

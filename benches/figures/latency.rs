@@ -40,6 +40,8 @@ pub async fn onboard(report: &mut Report, deployment: &Deployment) -> Result<()>
         let client = connect(deployment, &issued, None).await?;
         bare.push(started.elapsed().as_secs_f64() * 1000.0);
         drop(client);
+        // Stream and bucket are made behind the answer; the next one is measured on a quiet cluster.
+        http.send("PUT", &format!("/api/v1/orgs/{slug}/envs/prod"), "", "Prefer: wait=20\r\n").await?;
     }
     ours.sort_by(f64::total_cmp);
     bare.sort_by(f64::total_cmp);

@@ -16,18 +16,35 @@ use anyhow::Result;
 use deployment::Deployment;
 use report::Report;
 
+/// `cargo bench --bench figures -- mint push` measures only those.
 fn main() -> Result<()> {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |figure: &str| wanted.is_empty() || wanted.iter().any(|word| word == figure);
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut report = Report::default();
-    mint::run(&mut report)?;
+    if wants("mint") {
+        mint::run(&mut report)?;
+    }
+    if !["onboard", "revoke", "issue", "push"].into_iter().any(wants) {
+        println!("\n{}", report.table());
+        return report.write();
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let deployment = Deployment::start().await?;
-        latency::onboard(&mut report, &deployment).await?;
-        latency::revoke(&mut report, &deployment).await?;
-        issue::single(&mut report, &deployment).await?;
-        issue::batch(&mut report, &deployment).await?;
-        push::run(&mut report, &deployment).await?;
+        if wants("onboard") {
+            latency::onboard(&mut report, &deployment).await?;
+        }
+        if wants("revoke") {
+            latency::revoke(&mut report, &deployment).await?;
+        }
+        if wants("issue") {
+            issue::single(&mut report, &deployment).await?;
+            issue::batch(&mut report, &deployment).await?;
+        }
+        if wants("push") {
+            push::run(&mut report, &deployment).await?;
+        }
         deployment.stop().await
     })?;
     println!("\n{}", report.table());

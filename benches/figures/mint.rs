@@ -22,7 +22,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let signer = Signer::new(sealing, Arc::clone(&entropy));
     let issuer = signer.generate::<Account>()?;
     let message = vec![7_u8; 500];
-    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    let (mut times, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let started = Instant::now();
         for number in 0..EACH {
@@ -38,11 +38,11 @@ pub fn run(report: &mut Report) -> Result<()> {
                 subject: seed.key_pair().public().into(),
                 nats: jwt::User::scoped(issuer.public),
             };
-            let signed = signer.sign_as_account(&issuer, lint(claims)?)?;
+            let token = signer.sign_as_account(&issuer, lint(claims)?)?;
             // A signed token cannot be read before it is recorded: the text is as long as the token.
-            black_box(creds::write(&"x".repeat(signed.token_len()), &seed));
+            black_box(creds::write(&"x".repeat(token.token_len()), &seed));
         }
-        ours.push(started.elapsed().as_secs_f64() / f64::from(EACH) * 1e6);
+        times.push(started.elapsed().as_secs_f64() / f64::from(EACH) * 1e6);
         let started = Instant::now();
         for _ in 0..EACH {
             let mut seed = [0_u8; 32];
@@ -53,9 +53,9 @@ pub fn run(report: &mut Report) -> Result<()> {
         }
         floor.push(started.elapsed().as_secs_f64() / f64::from(EACH) * 1e6);
     }
-    ours.sort_by(f64::total_cmp);
+    times.sort_by(f64::total_cmp);
     floor.sort_by(f64::total_cmp);
-    let (ours, limit) = (percentile(&ours, 0.5), percentile(&floor, 0.5));
+    let (ours, limit) = (percentile(&times, 0.5), percentile(&floor, 0.5));
     let ratio = ours / limit;
     report.row(
         "mint one user credential",

@@ -25,8 +25,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "only described; it is read by `Prefer::of`")]
 pub(super) struct PreferHeader {
-    /// `wait=N`: answer when every live server has the change, and its streams and buckets exist or are
-    /// gone where it makes or removes some; or after N seconds, at most 60.
+    /// `wait=N`: answer when every live server has the change, a deletion is finished, and an environment
+    /// that is added or removed has its stream and bucket or is gone; or after N seconds, at most 60.
     #[param(rename = "Prefer", example = "wait=10")]
     prefer: Option<String>,
 }

@@ -26,7 +26,7 @@ const RETRY_AFTER: &str = "2";
 pub struct Problem {
     /// `urn:nats-authority:problem:` and the code.
     #[serde(rename = "type")]
-    #[schema(example = "urn:nats-authority:problem:ttl-too-long")]
+    #[schema(example = "urn:nats-authority:problem:invalid-ttl")]
     pub kind: String,
     /// The status in words.
     #[schema(example = "Unprocessable Entity")]
@@ -35,10 +35,10 @@ pub struct Problem {
     #[schema(example = 422)]
     pub status: u16,
     /// What is wrong and what to do.
-    #[schema(example = "the role 'projector' allows at most 90d")]
+    #[schema(example = "credentials of role 'projector' live at most 365d")]
     pub detail: String,
     /// Stable, kebab-case.
-    #[schema(example = "ttl-too-long")]
+    #[schema(example = "invalid-ttl")]
     pub code: String,
     /// The request's id, also in the header `X-Request-ID` and in the log.
     #[schema(example = "0199c1d2-7a4e-7b1f-9c55-1d0f6f6d2a11")]

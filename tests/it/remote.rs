@@ -2,17 +2,18 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use nats_authority::{
     api::{self, ApiState},
     authority::Standing,
-    cli::{Cli, Command, remote},
+    cli::Cli,
     entropy::SystemEntropy,
     jwt::{self, creds},
     nkey::{Seed, User},
     store::{credentials::Filter, page::Page},
 };
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use crate::{
     ledger::{Ledger, ledger},
@@ -42,19 +43,53 @@ impl Service {
         self.dir.path().join(name).display().to_string()
     }
 
-    /// Runs a command; the exit code, or the code of the error.
-    async fn run(&self, line: &str) -> Result<u8, &'static str> {
+    /// Runs a command against the service.
+    async fn run(&self, line: &str) -> Ran {
         let (token, config) = (self.path("token"), self.path("config"));
-        let connection = ["--url", &self.url, "--token-file", &token, "--config-home", &config];
-        self.run_with(line, &connection).await
+        let connection = ["--url", &self.url, "--token-file", &token];
+        self.run_with(line, &connection, &config).await
     }
 
-    async fn run_with(&self, line: &str, more: &[&str]) -> Result<u8, &'static str> {
+    /// Runs a command that has to succeed.
+    #[track_caller]
+    fn done(&self, line: &str) -> impl Future<Output = String> {
+        let place = std::panic::Location::caller();
+        async move {
+            let ran = self.run(line).await;
+            assert_eq!(ran.code, 0, "{place}: {line}: {}", ran.err);
+            ran.out
+        }
+    }
+
+    async fn run_with(&self, line: &str, more: &[&str], config: &str) -> Ran {
         let line = line.replace("DIR", &self.dir.path().display().to_string());
-        let words = ["nats-authority"].into_iter().chain(line.split(' ')).chain(more.iter().copied());
-        let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
-        let Command::Remote(command) = cli.command else { panic!("{line} is no remote command") };
-        remote::run(command, &cli.global).await.map_err(|error| error.code())
+        let output = Command::new(env!("CARGO_BIN_EXE_nats-authority"))
+            .args(line.split(' ').chain(more.iter().copied()))
+            .env_remove("NATS_AUTHORITY_URL")
+            .env_remove("NATS_AUTHORITY_TOKEN_FILE")
+            .env("XDG_CONFIG_HOME", config)
+            .current_dir(self.dir.path())
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// How a command ended.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    /// The exit code and the code of the error, which is one line.
+    fn failed(&self) -> (i32, &str) {
+        let line = self.err.trim_end();
+        assert!(!line.contains('\n'), "{line}");
+        (self.code, line.strip_prefix("error[").and_then(|rest| rest.split(']').next()).unwrap_or(line))
     }
 }
 
@@ -74,11 +109,10 @@ fn the_command_line_is_consistent() {
 #[tokio::test]
 async fn every_command_does_something() {
     let s = Service::start().await;
-    assert_eq!(s.run("org create acme --display-name A --plan s --env prod,dev").await, Ok(0));
+    s.done("org create acme --display-name A --plan s --env prod,dev").await;
     for line in [
         "org list --state active --limit 1",
         "org show acme",
-        "org show acme -o json",
         "org update acme --set-limit conn=50",
         "org update acme --clear-limits",
         "org suspend acme --reason unpaid",
@@ -87,105 +121,133 @@ async fn every_command_does_something() {
         "env add acme stg",
         "env show acme stg",
         "env remove acme stg",
-        "cred list acme --expires-before 14d",
         "key list acme",
         "operator show",
         "operator keys",
         "operator server-config",
-        "operator system-credential tools --out DIR/tools.creds",
         "resolver status",
         "resolver reconcile",
         "plan list",
         "plan show s",
+        "plan show flexi",
         "role list",
         "role show viewer",
-        "role show viewer -o json",
         "audit list --org acme --since 1h --limit 2",
         "can-i acme prod --role viewer --subscribe ws.acme-prod.x",
         "org delete acme --purge",
     ] {
-        assert_eq!(s.run(line).await, Ok(0), "{line}");
+        assert!(!s.done(line).await.is_empty(), "{line}");
     }
-    creds_file(s.path("tools.creds"));
+    assert_eq!(s.done("operator system-credential tools").await, "");
+    creds_file(s.path("system-tools.creds"));
+}
+
+#[tokio::test]
+async fn json_is_what_the_api_answers() {
+    let s = Service::start().await;
+    s.done("org create acme --env prod").await;
+    for (line, path) in [
+        ("org show acme", "orgs/acme"),
+        ("org list --limit 1", "orgs?limit=1"),
+        ("role list", "roles"),
+        ("resolver status", "resolver"),
+        ("audit list --action organization.onboard", "audit?action=organization.onboard"),
+    ] {
+        let request = reqwest::Client::new().get(format!("{}api/v1/{path}", s.url));
+        let answer = request.bearer_auth(&s.ledger.admin_token).send().await.unwrap().text().await.unwrap();
+        assert_eq!(s.done(&format!("{line} --output json")).await.trim_end(), answer, "{line}");
+    }
 }
 
 #[tokio::test]
 async fn refusals_and_unfinished_changes_have_codes_of_their_own() {
     let s = Service::start().await;
-    assert_eq!(s.run("org create system").await, Ok(1));
-    assert_eq!(s.run("org create acme --env prod").await, Ok(0));
-    assert_eq!(s.run("org create acme --display-name Other").await, Ok(1));
-    assert_eq!(s.run("can-i acme prod --role viewer --publish ws.acme-dev.x").await, Ok(1));
+    let refused = s.run("org create system").await;
+    assert_eq!((refused.failed(), refused.out.as_str()), ((1, "reserved-slug"), ""));
+    assert!(refused.err.contains("[/slug]") && refused.err.contains("request "), "{}", refused.err);
+    s.done("org create acme --env prod").await;
+    assert_eq!(s.run("org create acme --display-name Other").await.failed(), (1, "organization-exists"));
+    let asked = s.run("can-i acme prod --role viewer --publish ws.acme-dev.x").await;
+    assert!(asked.code == 1 && asked.out.starts_with("no: "), "{}", asked.out);
     // Nobody pushes here.
-    assert_eq!(s.run("org suspend acme --wait 1").await, Ok(3));
+    let late = s.run("org suspend acme --wait 1").await;
+    assert_eq!(late.failed(), (3, "not-converged"));
+    assert!(late.out.contains("suspended"), "{}", late.out);
     s.ledger.authority.set_standing(Standing { servers: Vec::new(), connected: Err("no".to_owned()) });
-    assert_eq!(s.run("org resume acme --wait 0").await, Ok(3));
-    assert_eq!(s.run("plan show huge").await, Err("no-policy"));
+    assert_eq!(s.run("org resume acme --wait 0").await.failed(), (3, "not-converged"));
+    assert_eq!(s.run("plan show huge").await.failed(), (1, "no-policy"));
+    for usage in ["org", "org show", "org list --wait 61", "cred issue acme prod a", "can-i acme prod --role x"] {
+        assert_eq!(s.run(usage).await.code, 2, "{usage}");
+    }
     fs::write(s.path("token"), "nauth_x").unwrap();
-    assert_eq!(s.run("org list").await, Ok(1));
+    assert_eq!(s.run("org list").await.failed(), (1, "unauthenticated"));
     fs::remove_file(s.path("token")).unwrap();
-    assert_eq!(s.run("org list").await, Err("token-file"));
+    assert_eq!(s.run("org list").await.failed(), (1, "token-file"));
     let nowhere = ["--url", "http://127.0.0.1:1", "--token-file", "/dev/null"];
-    assert_eq!(s.run_with("org list", &nowhere).await, Err("service-unreachable"));
+    assert_eq!(s.run_with("org list", &nowhere, "/nowhere").await.code, 1);
 }
 
 #[tokio::test]
 async fn creds_files_are_private_and_nothing_is_overwritten() {
     let s = Service::start().await;
-    assert_eq!(s.run("org create acme --env prod").await, Ok(0));
-    let issue = "cred issue acme prod a --role viewer --ttl 1h --out DIR/a.creds";
-    assert_eq!(s.run(issue).await, Ok(0));
-    let (first, seed) = creds_file(s.path("a.creds"));
-    assert_eq!(s.run(issue).await, Err("file-exists"));
-    assert_eq!(s.run(&format!("{issue} --force")).await, Ok(0));
-    let (second, _) = creds_file(s.path("a.creds"));
+    s.done("org create acme --env prod").await;
+    let issue = "cred issue acme prod a --role viewer --ttl 1h";
+    let shown = s.done(issue).await;
+    assert!(shown.contains("acme-prod") && !shown.contains("SEED"), "{shown}");
+    let (first, seed) = creds_file(s.path("acme-prod-a.creds"));
+    assert_eq!(s.run(issue).await.failed(), (1, "file-exists"));
+    let json = s.done(&format!("{issue} --force -o json")).await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["jwt"].is_string() && json.get("creds").is_none());
+    let (second, _) = creds_file(s.path("acme-prod-a.creds"));
     assert_ne!(first.subject, second.subject);
     // A refused request leaves no file.
-    assert_eq!(s.run("cred issue acme prod b --role nobody --out DIR/b.creds").await, Ok(1));
-    assert!(!fs::exists(s.path("b.creds")).unwrap());
+    assert_eq!(s.run("cred issue acme prod b --role nobody").await.failed(), (1, "unknown-role"));
+    assert!(!fs::exists(s.path("acme-prod-b.creds")).unwrap());
+    // Standard output gets a secret only when it is named.
+    let secret = s.done("cred issue acme prod c --role viewer --out -").await;
+    assert!(creds::parse(&secret).is_ok());
 
     // The seed stays here and is in the file.
     let own = Seed::<User>::generate(&SystemEntropy::new());
     fs::write(s.path("own.nk"), own.expose_text().as_str()).unwrap();
-    assert_eq!(s.run("cred issue acme prod own --role viewer --seed-file DIR/own.nk --out DIR/own.creds").await, Ok(0));
+    s.done("cred issue acme prod own --role viewer --seed-file DIR/own.nk --out DIR/own.creds").await;
     let (_, read) = creds_file(s.path("own.creds"));
     assert_eq!(read.expose_bytes(), own.expose_bytes());
     assert_ne!(read.expose_bytes(), seed.expose_bytes());
 
     let batch = r#"{"items": [{"name": "x", "role": "viewer"}, {"name": "y", "role": "projector"}]}"#;
     fs::write(s.path("items.json"), batch).unwrap();
-    assert_eq!(s.run("cred issue-batch acme prod --file DIR/items.json --out-dir DIR").await, Ok(0));
+    s.done("cred issue-batch acme prod --file items.json --out-dir DIR").await;
     creds_file(s.path("acme-prod-x.creds"));
     creds_file(s.path("acme-prod-y.creds"));
 
     let org = "acme".parse().unwrap();
     let page = Page { limit: 10, after: None };
     let (listed, _) = s.ledger.authority.credentials(&org, &Filter::default(), &page).await.unwrap();
-    assert_eq!(listed.len(), 5, "what could not be kept was not issued");
+    assert_eq!(listed.len(), 6, "what could not be kept was not issued");
     let id = listed[0].id;
-    assert_eq!(s.run(&format!("cred show {id}")).await, Ok(0));
-    assert_eq!(s.run(&format!("cred revoke {id} --reason test -o json")).await, Ok(0));
-    assert_eq!(s.run("cred list acme --state revoked").await, Ok(0));
+    assert!(s.done(&format!("cred show {id}")).await.contains("active"));
+    assert!(s.done(&format!("cred revoke {id} --reason test")).await.contains("revoked"));
+    assert!(s.done("cred list acme --state revoked").await.contains(&id.to_string()));
 }
 
 #[tokio::test]
 async fn contexts_name_services() {
     let s = Service::start().await;
     let config = s.path("config");
-    let here = ["--config-home", config.as_str()];
-    assert_eq!(s.run_with("org list", &here).await, Err("no-service"));
-    assert_eq!(s.run("context add test").await, Ok(0));
-    assert_eq!(s.run_with("org list --context test", &here).await, Ok(0));
-    assert_eq!(s.run_with("org list", &here).await, Err("no-service"));
-    assert_eq!(s.run_with("context select test", &here).await, Ok(0));
-    assert_eq!(s.run_with("org list", &here).await, Ok(0));
-    for line in ["context list", "context show", "context show test -o json"] {
-        assert_eq!(s.run_with(line, &here).await, Ok(0));
+    let alone = async |line: &str| s.run_with(line, &[], &config).await;
+    assert_eq!(alone("org list").await.failed(), (1, "no-service"));
+    s.done("context add test").await;
+    assert_eq!(alone("org list --context test").await.code, 0);
+    assert_eq!(alone("org list").await.failed(), (1, "no-service"));
+    for line in ["context select test", "org list", "context list", "context show", "context show test -o json"] {
+        assert_eq!(alone(line).await.code, 0, "{line}");
     }
     for line in ["context show other", "context select other", "org list --context other"] {
-        assert_eq!(s.run_with(line, &here).await, Err("no-context"), "{line}");
+        assert_eq!(alone(line).await.failed(), (1, "no-context"), "{line}");
     }
-    assert_eq!(s.run_with("org list --context ../../x", &here).await, Err("invalid-name"));
+    assert_eq!(alone("org list --context ../../x").await.failed(), (1, "invalid-name"));
     let stored = fs::read_to_string(s.dir.path().join("config/nats-authority/context/test.json")).unwrap();
     assert!(!stored.contains(&s.ledger.admin_token), "a context names the token's file, not the token");
 }
