@@ -132,9 +132,8 @@ async fn the_official_libraries_take_what_we_sign_and_issue() {
     let (javascript, python) = (installing.0.await.unwrap(), installing.1.await.unwrap());
     std::thread::scope(|scope| {
         if let Some(dir) = &javascript {
-            scope.spawn(move || {
-                assert_eq!(run("node", &[&["use-creds.mjs"], &arguments[..]].concat(), dir, "").as_deref(), Ok("held"))
-            });
+            let script = [&["use-creds.mjs"], &arguments[..]].concat();
+            scope.spawn(move || assert_eq!(run("node", &script, dir, "").as_deref(), Ok("held")));
         }
         if let Some(dir) = &python {
             let script = [&["use_creds.py"], &arguments[..]].concat();

@@ -1,6 +1,6 @@
 //! Everything that needs real parts: real nats-servers, a real Postgres, the official vectors.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod api;
 mod dev;
