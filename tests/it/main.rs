@@ -1,15 +1,22 @@
 //! Everything that needs real parts: real nats-servers, a real Postgres, the official vectors.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod api;
 mod dev;
+mod dev_command;
+mod interop;
 mod jwt_properties;
+mod layers;
 mod ledger;
 mod live;
+mod load;
 mod policy;
 mod remote;
 mod resolver;
+mod secrets;
+mod start_up;
 mod support;
 mod tls;
+mod url_resolver;
 mod vectors;
