@@ -179,7 +179,7 @@ impl Raw {
             )
             .build()
             .and_then(config::Config::try_deserialize)
-            .map_err(|error| invalid(&error.to_string()))
+            .map_err(|error| invalid(&one_line(&error.to_string())))
     }
 
     /// Checks the configuration; relative paths are taken from `base`, the file's folder.
@@ -260,6 +260,12 @@ fn address(key: &str, text: &str) -> Result<SocketAddr> {
     text.parse().map_err(|_| invalid(&format!("{key}: '{text}' is no address and port such as 127.0.0.1:8080")))
 }
 
+/// The parser shows the place in lines of their own, with a gutter; it names it in words as well.
+fn one_line(message: &str) -> String {
+    let gutter = |line: &&str| !line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    message.lines().filter(gutter).map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
 fn invalid(why: &str) -> Error {
     Error::invalid("invalid-configuration", format!("configuration: {why}"))
 }
@@ -282,6 +288,7 @@ mod tests {
         load(good).unwrap();
         for (text, word) in [
             ("x = 1", "x"),
+            ("nonsense", "line 3"),
             ("[http]\nlisten_on = 'a'", "listen_on"),
             ("[http]\nlisten = 'nowhere'", "http.listen"),
             ("[http]\ntls_key = 'k'", "go together"),
@@ -289,7 +296,7 @@ mod tests {
             ("[names]\nenv_types = ['a-b']", "a-b"),
         ] {
             let error = load(&format!("{good}{text}")).unwrap_err().to_string();
-            assert!(error.contains(word), "{text}: {error}");
+            assert!(error.contains(word) && error.lines().count() == 1, "{text}: {error}");
         }
         assert!(load("").unwrap_err().to_string().contains("database.url_file"));
     }

@@ -102,8 +102,8 @@ async fn measure_insert(deployment: &Deployment, total: usize, rows_a_commit: us
     let mut open = Vec::new();
     for _ in 0..connections {
         let mut connection = PgConnection::connect(&deployment.database_url).await?;
-        let row: (uuid::Uuid, String, serde_json::Value) = sqlx::query_as(
-            "SELECT c.environment_id, c.issuer_key, a.detail FROM credentials c JOIN audit_events a ON a.id = c.audit_event LIMIT 1",
+        let row: (uuid::Uuid, String, String) = sqlx::query_as(
+            "SELECT c.environment_id, c.issuer_key, a.detail::text FROM credentials c JOIN audit_events a ON a.id = c.audit_event LIMIT 1",
         )
         .fetch_one(&mut connection)
         .await?;
@@ -139,7 +139,7 @@ const INSERT: &str = "
 WITH new AS (SELECT * FROM UNNEST($1::uuid[], $2::text[]) AS n(id, user_key)),
 events AS (
     INSERT INTO audit_events (id, at, actor, action, org, target, detail)
-    SELECT id, now(), 'token:admin', 'credential.issue', 'issue-bench', id::text, $5 FROM new
+    SELECT id, now(), 'token:admin', 'credential.issue', 'issue-bench', id::text, $5::json FROM new
 )
 INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at, issued_by, audit_event)
 SELECT id, $3, 'projector-1', 'projector', user_key, $4, $6, now(), now() + interval '90 days', 'token:admin', id FROM new";

@@ -38,9 +38,9 @@ pub fn run(report: &mut Report) -> Result<()> {
                 subject: seed.key_pair().public().into(),
                 nats: jwt::User::scoped(issuer.public),
             };
-            let signed = signer.sign_as_account(&issuer, lint(claims)?)?;
+            let token = signer.sign_as_account(&issuer, lint(claims)?)?;
             // A signed token cannot be read before it is recorded: the text is as long as the token.
-            black_box(creds::write(&"x".repeat(signed.token_len()), &seed));
+            black_box(creds::write(&"x".repeat(token.token_len()), &seed));
         }
         times.push(started.elapsed().as_secs_f64() / f64::from(EACH) * 1e6);
         let started = Instant::now();

@@ -136,6 +136,17 @@ impl<S: Send + Sync> FromRequestParts<S> for AccountPath {
     }
 }
 
+/// `{name}` of a server.
+pub struct ServerPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ServerPath {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        Ok(Self(named(parts, state, "name").await?))
+    }
+}
+
 /// The same error about the path or query parameter `name` instead of a field of the body.
 pub(super) fn at(name: &str, error: &Error) -> Error {
     Error::field(error.code(), name, error.to_string())

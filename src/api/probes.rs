@@ -8,7 +8,10 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::ApiState;
-use crate::{authority::Authority, error::Error};
+use crate::{
+    authority::{Authority, ServerStanding},
+    error::Error,
+};
 
 /// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -90,6 +93,9 @@ fn servers(authority: &Authority) -> Result<(), String> {
     standing.connected.clone()?;
     if standing.live().next().is_none() {
         return Err("no nats-server answers; check nats.urls and that the servers run".to_owned());
+    }
+    if !standing.live().any(ServerStanding::is_described) {
+        return Err("no nats-server has described itself yet; it does within moments".to_owned());
     }
     Ok(())
 }

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, caller::Caller, problem::Refusal};
+use super::{ApiState, caller::Caller, extract::ServerPath, problem::Refusal};
 use crate::authority::{Authority, ServerStanding};
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
-    OpenApiRouter::new().routes(routes!(show_resolver)).routes(routes!(reconcile))
+    OpenApiRouter::new().routes(routes!(show_resolver)).routes(routes!(forget_server)).routes(routes!(reconcile))
 }
 
 /// How the cluster stands.
@@ -114,6 +114,21 @@ async fn show_resolver(State(authority): State<Arc<Authority>>) -> Result<Json<R
         unknown_accounts: compared.unknown.iter().take(100).map(ToString::to_string).collect(),
         servers: standing.servers.iter().map(ServerStatus::from).collect(),
     }))
+}
+
+/// Forgets a server that is gone for good; one that answers is refused.
+#[utoipa::path(
+    delete, path = "/resolver/servers/{name}", tag = "resolver",
+    params(("name" = String, Path, description = "Server name", example = "n3")),
+    responses((status = 204, description = "Forgotten")),
+)]
+async fn forget_server(
+    State(authority): State<Arc<Authority>>,
+    ServerPath(name): ServerPath,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    authority.forget_server(&caller.actor, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Has every account compared with every server, and pushed where they differ.

@@ -18,7 +18,8 @@ use crate::{
     nkey::{Account, PublicKey},
 };
 
-/// Kept, but asked for again each time: a suspension has to reach servers at once.
+/// Kept, but asked for again each time, so that no cache between holds up a suspension. (A nats-server
+/// that has loaded an account does not ask again before it restarts.)
 const CACHE_CONTROL: &str = "no-cache";
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {

@@ -7,14 +7,14 @@ use zeroize::Zeroizing;
 
 use super::{Actor, Authority, environments::no_environment, proof, requests::NewCredential as Request};
 use crate::{
-    error::{Error, Result},
+    error::{Error, FieldError, Result},
     jwt::{self, Claims, creds, limits::UserLimits},
     model::{
         Credential, EnvType, Environment, ItemName, OrgSlug, credential::Options, size::parse_duration,
         view::CredentialView,
     },
     nkey::{PublicKey, Seed, User},
-    policy::Role,
+    policy::{Policies, Role},
     signer::lint,
     store::{Recorded, credentials, keys::IssuingContext},
 };
@@ -33,9 +33,9 @@ pub struct Issued {
 }
 
 /// A request that was parsed: everything that needs no ledger has been checked.
-struct Parsed {
+struct Parsed<'p> {
     name: ItemName,
-    role: Role,
+    role: &'p Role,
     ttl: i64,
     key: UserKey,
     options: Options,
@@ -79,11 +79,12 @@ impl Authority {
         self.settings.names.check_env_type(env_type)?;
         let environment = Environment::new(org.clone(), env_type.clone());
         let single = requests.len() == 1;
+        let policies = self.policies();
         let mut parsed = Vec::with_capacity(requests.len());
         let mut keys = HashSet::new();
         for (index, request) in requests.into_iter().enumerate() {
             let under = |error: Error| if single { error } else { error.under(&format!("/items/{index}")) };
-            let request = self.parse(&environment, request).map_err(under)?;
+            let request = self.parse(&policies, &environment, request).map_err(under)?;
             if let UserKey::Theirs(key) = &request.key
                 && !keys.insert(*key)
             {
@@ -113,9 +114,9 @@ impl Authority {
     }
 
     /// Everything that can be refused without the ledger.
-    fn parse(&self, environment: &Environment, request: Request) -> Result<Parsed> {
+    fn parse<'p>(&self, policies: &'p Policies, environment: &Environment, request: Request) -> Result<Parsed<'p>> {
         let name: ItemName = request.name.parse()?;
-        let role = self.policies().role(&request.role)?.clone();
+        let role = policies.role(&request.role)?;
         role.check_env_type(&environment.env_type)?;
         let ttl = role.ttl(request.ttl.as_deref().map(|text| parse_duration("/ttl", text)).transpose()?)?;
         let key = match (&request.public_key, &request.proof) {
@@ -139,7 +140,7 @@ impl Authority {
             allowed_cidrs: request.allowed_cidrs,
             tags: request.tags,
         };
-        check_options(&options, &role)?;
+        check_options(&options, role)?;
         Ok(Parsed { name, role, ttl, key, options })
     }
 
@@ -158,7 +159,7 @@ impl Authority {
         actor: &Actor,
         environment: &Environment,
         context: &IssuingContext,
-        request: Parsed,
+        request: Parsed<'_>,
     ) -> Result<(credentials::NewCredential, Option<Seed<User>>)> {
         let (user, seed, not_before) = match request.key {
             UserKey::Ours(seed) => (seed.key_pair().public(), Some(seed), None),
@@ -196,14 +197,15 @@ impl Authority {
             not_before: None,
             subject: user.into(),
             nats: claims,
-        })?;
+        })
+        .map_err(|error| blame(error, &request.options))?;
         let signed = self.signer.sign_as_account(issuer, linted)?;
         let row = Credential {
             id: self.id(),
             org: environment.org.clone(),
             env_type: environment.env_type.clone(),
             name: request.name.to_string(),
-            role: request.role.name,
+            role: request.role.name.clone(),
             user_key: user,
             issuer_key: issuer.public,
             jwt_sha256: signed.sha256(),
@@ -233,6 +235,20 @@ impl Authority {
             creds: seed.map(|seed| creds::write(token.token(), &seed)),
         }
     }
+}
+
+/// Names the field that makes the claims unacceptable: all that a caller can make too long are the
+/// lists of its options.
+fn blame(error: Error, options: &Options) -> Error {
+    let length = |texts: &[String]| texts.iter().map(|text| text.len() + 3).sum::<usize>();
+    let lists = [
+        ("/allowedCidrs", length(&options.allowed_cidrs)),
+        ("/connectionTypes", length(&options.connection_types)),
+        ("/tags", length(&options.tags)),
+    ];
+    let longest = lists.into_iter().max_by_key(|(_, length)| *length).filter(|(_, length)| *length > 0);
+    let field = longest.map(|(pointer, _)| FieldError { pointer: pointer.to_owned(), detail: error.to_string() });
+    error.with_fields(field)
 }
 
 const CONNECTION_TYPES: [&str; 7] =

@@ -189,6 +189,27 @@ impl Authority {
         self.compared.store(Arc::new(compared));
     }
 
+    /// Forgets a server that is gone for good: it no longer makes accounts partial, holds back
+    /// deletions or counts as capacity. One that answers is refused; one that returns is known again.
+    pub async fn forget_server(&self, actor: &Actor, name: &str) -> Result<()> {
+        let standing = self.standing();
+        let server = standing.servers.iter().find(|server| server.row.name == name).ok_or_else(|| {
+            Error::not_found("no-server", format!("no server '{name}' is known; see GET /api/v1/resolver"))
+        })?;
+        if server.row.live {
+            return Err(Error::conflict("server-live", format!("the server '{name}' answers; stop it first")));
+        }
+        let event = self.event(actor, "server.forget", None, name, serde_json::json!({"id": server.row.id}));
+        self.store.forget_server(name, &event).await?;
+        self.standing.rcu(|standing| {
+            let mut standing = Standing::clone(standing);
+            standing.servers.retain(|server| server.row.name != name);
+            standing
+        });
+        self.push_wanted.notify_one();
+        Ok(())
+    }
+
     /// What the deployer decided.
     pub fn settings(&self) -> &Settings {
         &self.settings

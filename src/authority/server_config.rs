@@ -59,29 +59,35 @@ pub struct NodeConfig {
 
 /// The operator and resolver part, the same for every server. `resolver_dir` is where a server
 /// stores the JWTs; when relative, to the server's working directory.
-pub fn operator_section(trust: &Trust, resolver: &ResolverKind, resolver_dir: &Path) -> String {
+pub fn operator_section(trust: &Trust, kind: &ResolverKind, resolver_dir: &Path) -> String {
     let dir = quoted(&resolver_dir.to_string_lossy());
-    let resolver = match resolver {
+    let resolver = match kind {
         ResolverKind::Full => format!(
             "resolver {{\n  type: full\n  dir: {dir}\n  # Deleting an organization needs it; only a request that the operator signed deletes.\n  \
-             allow_delete: true\n  interval: \"2m\"\n  timeout: \"1.9s\"\n}}"
+             allow_delete: true\n  interval: \"2m\"\n  timeout: \"1.9s\"\n}}\n"
         ),
         ResolverKind::Cache => {
-            format!("resolver {{\n  type: cache\n  dir: {dir}\n  limit: 10000\n  ttl: \"2m\"\n  timeout: \"1.9s\"\n}}")
+            format!(
+                "resolver {{\n  type: cache\n  dir: {dir}\n  limit: 10000\n  ttl: \"2m\"\n  timeout: \"1.9s\"\n}}\n"
+            )
         }
-        ResolverKind::Url(url) => format!("resolver: URL({})", quoted(url)),
+        ResolverKind::Url(url) => format!("resolver: URL({})\n", quoted(url)),
+    };
+    // A server with a URL has nowhere to put it, refuses to start with it, and asks for it instead.
+    let preload = match kind {
+        ResolverKind::Full | ResolverKind::Cache => {
+            format!("resolver_preload {{\n  {}: {}\n}}\n", trust.system_account, quoted(&trust.system_account_jwt))
+        }
+        ResolverKind::Url(_) => String::new(),
     };
     format!(
         "# Written by nats-authority: include it into the configuration of every server.\n\
          # A change of the operator's JWT needs a restart of the server; a reload refuses it.\n\
          operator: {}\n\
          system_account: {}\n\
-         {resolver}\n\
-         resolver_preload {{\n  {}: {}\n}}\n",
+         {resolver}{preload}",
         quoted(&trust.operator_jwt),
         trust.system_account,
-        trust.system_account,
-        quoted(&trust.system_account_jwt),
     )
 }
 
@@ -167,7 +173,7 @@ mod tests {
         assert!(full.contains("type: full\n  dir: \"jwt \\\"x\\\"\"\n"), "{full}");
         assert!(full.contains("resolver_preload {\n  ASYS: \"SYSJWT\"\n}"), "{full}");
         let url = operator_section(&trust, &ResolverKind::Url("http://127.0.0.1:1/".into()), Path::new("jwt"));
-        assert!(url.contains("resolver: URL(\"http://127.0.0.1:1/\")"), "{url}");
+        assert!(url.ends_with("resolver: URL(\"http://127.0.0.1:1/\")\n"), "{url}");
     }
 
     #[test]

@@ -35,6 +35,14 @@ pub struct Standing {
     pub connected: std::result::Result<(), String>,
 }
 
+impl ServerStanding {
+    /// It has described itself, in this run of the service or an earlier one. A new server is heard of a
+    /// moment before that, and nothing is known of its capacity then.
+    pub fn is_described(&self) -> bool {
+        !self.row.version.is_empty()
+    }
+}
+
 impl Default for Standing {
     fn default() -> Self {
         Self { servers: Vec::new(), connected: Err("not connected yet".to_owned()) }
@@ -51,12 +59,13 @@ impl Standing {
         Self { servers, ..Self::default() }
     }
 
-    /// JetStream storage of all known servers; none while no server was ever seen.
+    /// JetStream storage of all servers that have told theirs; none while no server ever has.
     pub fn capacity(&self) -> Option<Bytes> {
-        if self.servers.is_empty() {
+        let described: Vec<_> = self.servers.iter().filter(|server| server.is_described()).collect();
+        if described.is_empty() {
             return None;
         }
-        let sum = |f: fn(&ServerRow) -> i64| self.servers.iter().fold(0_i64, |sum, s| sum.saturating_add(f(&s.row)));
+        let sum = |f: fn(&ServerRow) -> i64| described.iter().fold(0_i64, |sum, s| sum.saturating_add(f(&s.row)));
         Some(Bytes { memory: sum(|row| row.max_memory), disk: sum(|row| row.max_disk) })
     }
 
@@ -95,5 +104,32 @@ impl Standing {
                 strangers.join(", ")
             ),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_was_only_heard_of_has_no_capacity_of_zero() {
+        let server = |name: &str, version: &str, max_disk| ServerStanding {
+            row: ServerRow {
+                name: name.to_owned(),
+                id: String::new(),
+                cluster: None,
+                version: version.to_owned(),
+                max_memory: 0,
+                max_disk,
+                max_payload: 1 << 20,
+                live: true,
+                seen_at: chrono::DateTime::default(),
+            },
+            trusts_us: None,
+        };
+        let mut standing = Standing { servers: vec![server("n1", "", 0)], connected: Ok(()) };
+        assert_eq!(standing.capacity(), None);
+        standing.servers.push(server("n2", "2.12.0", 5));
+        assert_eq!(standing.capacity(), Some(Bytes { memory: 0, disk: 5 }));
     }
 }

@@ -2,6 +2,7 @@
 //! the command. The same folder starts the same deployment again, with its data.
 
 use std::{
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -17,6 +18,7 @@ use super::{
     serve::interrupted,
 };
 use crate::{
+    config::read_secret,
     dev::{
         nats::{Cluster, ClusterSpec},
         ports::Port,
@@ -44,6 +46,9 @@ pub struct DevArgs {
     pub log: String,
 }
 
+/// What a running deployment is, for programs.
+const STACK: &str = "stack.json";
+
 /// How long the service may take to listen.
 const SERVICE_START: Duration = Duration::from_secs(30);
 
@@ -52,6 +57,9 @@ pub(super) async fn run(args: &DevArgs) -> Result<u8> {
     let progress = spinner();
     std::fs::create_dir_all(&args.dir).map_err(|error| io_error("make", &args.dir, error))?;
     let dir = args.dir.canonicalize().map_err(|error| io_error("find", &args.dir, error))?;
+    let _lock = lock(&dir)?;
+    // What an earlier start wrote is over: whoever waits for the file must not read it.
+    let _ = std::fs::remove_file(dir.join(STACK));
     if !dir.join(BUNDLE).exists() {
         make(&dir, "dev", None)?;
     }
@@ -66,7 +74,7 @@ pub(super) async fn run(args: &DevArgs) -> Result<u8> {
     progress.set_message("nats-authority");
     let port = api_port(&dir, args.api_port)?;
     let config = write_config(&dir, &cluster, port.number())?;
-    let (mut service, url) = start_service(&dir, &config, &args.log).await?;
+    let (mut service, url) = start_service(&dir, &config, &args.log, usize::from(args.nodes)).await?;
     write_stack(&dir, &url, &database_url, &config, &service, &postgres, &cluster)?;
     progress.finish_and_clear();
     let shown = args.dir.display();
@@ -82,6 +90,20 @@ pub(super) async fn run(args: &DevArgs) -> Result<u8> {
     let _ = cluster.stop().await;
     let _ = postgres.stop().await;
     Ok(0)
+}
+
+/// Keeps a second `dev` out of the folder: two would run the same data. It ends with the process.
+fn lock(dir: &Path) -> Result<File> {
+    let file = dir.join("dev.lock");
+    let lock = File::create(&file).map_err(|error| io_error("write", &file, error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::conflict(
+            "dev-in-use",
+            format!("another `nats-authority dev` runs in {}; stop it, or choose another --dir", dir.display()),
+        )),
+        Err(TryLockError::Error(error)) => Err(io_error("lock", &file, error)),
+    }
 }
 
 /// The database of the folder, made at the first start.
@@ -128,7 +150,8 @@ fn write_config(dir: &Path, cluster: &Cluster, port: u16) -> Result<PathBuf> {
     Ok(file)
 }
 
-async fn start_service(dir: &Path, config: &Path, log: &str) -> Result<(Process, String)> {
+async fn start_service(dir: &Path, config: &Path, log: &str, nodes: usize) -> Result<(Process, String)> {
+    let token = read_secret(&dir.join(ADMIN_TOKEN))?;
     let url_file = dir.join("api.url");
     let _ = std::fs::remove_file(&url_file);
     let program = std::env::current_exe().map_err(|error| Error::internal("current_exe").with_source(error))?;
@@ -139,20 +162,35 @@ async fn start_service(dir: &Path, config: &Path, log: &str) -> Result<(Process,
     loop {
         service.expect_running()?;
         if let Ok(url) = std::fs::read_to_string(&url_file) {
-            await_ready(&mut service, &url, end).await?;
+            await_ready(&mut service, &url, &token, nodes, end).await?;
             return Ok((service, url));
         }
         pause(end, "the service did not listen").await?;
     }
 }
 
-/// Ready: the database, the keys and the servers are there.
-async fn await_ready(service: &mut Process, url: &str, end: tokio::time::Instant) -> Result<()> {
+/// Ready: the database and the keys are there, and every server has described itself, so that the
+/// first request finds the capacity of all of them.
+async fn await_ready(
+    service: &mut Process,
+    url: &str,
+    token: &str,
+    nodes: usize,
+    end: tokio::time::Instant,
+) -> Result<()> {
     let client = reqwest::Client::new();
+    let ask = async || {
+        client.get(format!("{url}/readyz")).send().await?.error_for_status()?;
+        let answer = client.get(format!("{url}/api/v1/resolver")).bearer_auth(token).send().await?;
+        answer.error_for_status()?.json::<serde_json::Value>().await
+    };
     loop {
         service.expect_running()?;
-        if client.get(format!("{url}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success()) {
-            return Ok(());
+        if let Ok(status) = ask().await {
+            let trusting = |server: &&serde_json::Value| server["live"] == true && server["trustsOperator"] == true;
+            if status["servers"].as_array().is_some_and(|servers| servers.iter().filter(trusting).count() >= nodes) {
+                return Ok(());
+            }
         }
         pause(end, "the service did not become ready").await?;
     }
@@ -195,7 +233,7 @@ fn write_stack(
     let text = serde_json::to_string_pretty(&stack).map_err(|error| Error::internal("stack").with_source(error))?;
     let new = dir.join("stack.json.new");
     write_private(&new, &text)?;
-    let file = dir.join("stack.json");
+    let file = dir.join(STACK);
     std::fs::rename(&new, &file).map_err(|error| io_error("write", &file, error))
 }
 

@@ -4,7 +4,7 @@
 //! answers recorded from 2.15.1. Everything is read leniently: a field that is missing or of another
 //! type costs that field and not the answer, for servers of several versions run side by side.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -312,6 +312,14 @@ fn operators(data: &Value) -> Vec<TrustedOperator> {
         })
     };
     list("trusted_operators_claim").iter().enumerate().filter_map(read).collect()
+}
+
+/// Reads an answer to ACCOUNTZ without an account: the accounts that are loaded.
+pub fn loaded(json: &[u8]) -> Option<(ServerRef, HashSet<PublicKey<Account>>)> {
+    let value: Value = serde_json::from_slice(json).ok()?;
+    // The servers' own accounts, such as the global one, have names that are no keys.
+    let accounts = value.pointer("/data/accounts")?.as_array()?.iter().filter_map(|name| name.as_str()?.parse().ok());
+    Some((server_of(&value), accounts.collect()))
 }
 
 /// Reads an answer to ACCOUNTZ with an account.

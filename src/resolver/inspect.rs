@@ -1,5 +1,7 @@
 //! Asking the servers what they store and what they run.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -28,6 +30,15 @@ pub struct EffectiveAnswer {
     pub server: ServerRef,
     /// What it runs.
     pub effective: Effective,
+}
+
+/// The accounts that one server has loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The server.
+    pub server: ServerRef,
+    /// Its accounts; none when nothing was heard of it in time.
+    pub accounts: Option<HashSet<PublicKey<Account>>>,
 }
 
 /// The client connections of an account on one server.
@@ -151,6 +162,15 @@ pub(super) async fn effective(asker: &Asker<'_>, account: PublicKey<Account>) ->
     Ok(gathered.into_all(
         |server, effective| EffectiveAnswer { server, effective },
         |server| EffectiveAnswer { server, effective: Effective::NoAnswer },
+    ))
+}
+
+/// Which accounts each server has loaded, whatever it stores: one question for all of them.
+pub(super) async fn loaded(asker: &Asker<'_>) -> Result<Vec<Loaded>> {
+    let gathered = asker.patient().all("$SYS.REQ.SERVER.PING.ACCOUNTZ", Bytes::new(), answers::loaded).await?;
+    Ok(gathered.into_all(
+        |server, accounts| Loaded { server, accounts: Some(accounts) },
+        |server| Loaded { server, accounts: None },
     ))
 }
 

@@ -40,7 +40,7 @@ pub use answers::{
 };
 pub use connection::{ConnectionConfig, ConnectionState, Credentials, SystemConnection, UserCredential};
 pub use delete::DeleteOutcome;
-pub use inspect::{Connections, EffectiveAnswer, Listing, Pack, xor_hash};
+pub use inspect::{Connections, EffectiveAnswer, Listing, Loaded, Pack, xor_hash};
 pub use members::{Known, Roll};
 pub use push::{PushJob, PushOutcome};
 pub use registry::Registry;

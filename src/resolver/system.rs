@@ -10,7 +10,7 @@ use super::{
     connection::{Link, SystemConnection},
     delete::{self, DeleteOutcome},
     gather::Asker,
-    inspect::{self, Connections, EffectiveAnswer, Listing, Pack},
+    inspect::{self, Connections, EffectiveAnswer, Listing, Loaded, Pack},
     members::Known,
     push::{self, PushJob, PushOutcome},
     registry::Registry,
@@ -79,6 +79,12 @@ impl SystemResolver {
     /// The servers.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Which accounts each server has loaded: what a push of many has to be checked for.
+    pub async fn loaded(&self) -> Result<Vec<Loaded>> {
+        let link = self.connection.link()?;
+        inspect::loaded(&self.asker(&link)).await
     }
 
     fn asker<'a>(&'a self, link: &'a Link) -> Asker<'a> {

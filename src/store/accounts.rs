@@ -223,7 +223,9 @@ impl Store {
              ORDER BY 1, 2
              ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
                  stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
-                 effective = excluded.effective, error = excluded.error, at = excluded.at",
+                 effective = excluded.effective, error = excluded.error, at = excluded.at
+             WHERE (s.server_id, s.stored, s.effective, s.error)
+                 IS DISTINCT FROM (excluded.server_id, excluded.stored, excluded.effective, excluded.error)",
         )
         .bind(column(|s| s.account.to_string()))
         .bind(column(|s| s.server.clone()))

@@ -48,7 +48,7 @@ pub struct Filter {
 pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> {
     sqlx::query(
         "INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json)",
     )
     .bind(event.id)
     .bind(event.at)
@@ -57,7 +57,7 @@ pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> 
     .bind(&event.org)
     .bind(&event.target)
     .bind(&event.request_id)
-    .bind(&event.detail)
+    .bind(event.detail.to_string())
     .execute(connection)
     .await?;
     Ok(())

@@ -222,7 +222,7 @@ WITH new AS (
 ), events AS (
     INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail)
     SELECT event, issued_at, issued_by, 'credential.issue', org, id::text, request_id,
-        jsonb_build_object('name', name, 'role', role, 'userKey', user_key, 'expiresAt', expires_at)
+        json_build_object('name', name, 'role', role, 'userKey', user_key, 'expiresAt', expires_at)
     FROM active, counted WHERE all_active > 0
 )
 INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at,

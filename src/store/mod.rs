@@ -20,13 +20,16 @@ pub mod tokens;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{PgPool, Postgres, Transaction, postgres::PgPoolOptions};
+use sqlx::{Connection, PgPool, Postgres, Transaction, postgres::PgPoolOptions};
 
 pub use recorded::Recorded;
 
 use crate::error::{Error, Kind, Result};
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// How long a connection may rest before it is tried again.
+const RESTED: Duration = Duration::from_millis(500);
 
 /// A transaction of the ledger.
 pub type Tx = Transaction<'static, Postgres>;
@@ -43,7 +46,17 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(timeout)
+            // One round trip less for each request under load; a connection that has rested may be
+            // one to a Postgres that was restarted meanwhile.
             .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for < RESTED {
+                        return Ok(true);
+                    }
+                    Ok(connection.ping().await.is_ok())
+                })
+            })
             .connect(url.expose_secret())
             .await
             .map_err(|error| {

@@ -54,6 +54,21 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets a server that is gone for good, and what it had.
+    pub async fn forget_server(&self, name: &str, event: &super::audit::Event) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("DELETE FROM account_servers WHERE server = $1").bind(name).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM servers WHERE name = $1").bind(name).execute(&mut *tx).await?;
+        // Deletions may have waited for it.
+        sqlx::query("UPDATE accounts SET due_at = $1 WHERE state = 'tombstone'")
+            .bind(event.at)
+            .execute(&mut *tx)
+            .await?;
+        super::audit::record(&mut tx, event).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Every server that was ever seen.
     pub async fn servers(&self) -> Result<Vec<ServerRow>> {
         let rows = sqlx::query(

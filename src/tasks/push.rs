@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{TICK, backoff, nudged};
 use crate::{
     authority::{Authority, reconcile::respelled},
     error::Result,
-    resolver::{Effective, EffectiveAnswer, PushJob, PushOutcome, Resolver, StoreResult, SystemResolver},
+    nkey::{Account, PublicKey},
+    resolver::{Effective, EffectiveAnswer, Loaded, PushJob, PushOutcome, Resolver, StoreResult, SystemResolver},
     store::accounts::{AccountServer, DueAccount, PushReport},
 };
 
@@ -21,12 +22,17 @@ const CLAIM: i64 = 512;
 /// How many pushes are under way at a time.
 const IN_FLIGHT: usize = 128;
 
+/// Up to so many accounts are asked for one by one what servers run; for more, servers are first
+/// asked which of all they have loaded.
+const FEW: usize = 16;
+
 /// How long other replicas leave a claimed account alone, seconds.
 const LEASE: i64 = 30;
 
 pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
+    let mut reports = Reports { authority: Arc::clone(&authority), writing: None };
     loop {
-        match push_due(&authority, &resolver).await {
+        match push_due(&authority, &resolver, &mut reports).await {
             Ok(0) => {}
             Ok(_) => {
                 authority.provision_wanted.notify_one();
@@ -34,14 +40,49 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
             }
             Err(error) => tracing::warn!(%error, cause = error.internal_report(), "push"),
         }
+        reports.written().await;
         if !nudged(&authority.push_wanted, TICK, &stop).await {
             return;
         }
     }
 }
 
+/// One pushed account and what each server has of it.
+type Pushed = (PushReport, Vec<AccountServer>);
+
+/// Writes what was pushed while the next accounts are pushed.
+struct Reports {
+    authority: Arc<Authority>,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Reports {
+    async fn write(&mut self, pushed: Vec<Pushed>) {
+        self.written().await;
+        let authority = Arc::clone(&self.authority);
+        self.writing = Some(tokio::spawn(async move {
+            let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
+            // Not written, the accounts stay leased and are pushed again when the lease is over.
+            if let Err(error) = authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
+                tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded");
+            }
+            for report in reports {
+                authority.announce(report.account);
+            }
+        }));
+    }
+
+    async fn written(&mut self) {
+        if let Some(writing) = self.writing.take()
+            && writing.await.is_err()
+        {
+            tracing::error!("recording a push panicked");
+        }
+    }
+}
+
 /// Pushes what is due now; returns how many accounts that were.
-async fn push_due(authority: &Authority, resolver: &SystemResolver) -> Result<usize> {
+async fn push_due(authority: &Authority, resolver: &SystemResolver, reports: &mut Reports) -> Result<usize> {
     if !resolver.connection().state().borrow().connected || resolver.registry().expected().is_empty() {
         return Ok(0);
     }
@@ -50,49 +91,54 @@ async fn push_due(authority: &Authority, resolver: &SystemResolver) -> Result<us
     if count == 0 {
         return Ok(0);
     }
-    // Reports are written while the next pushes are under way.
-    let (done, mut reports) = mpsc::channel::<(PushReport, Vec<AccountServer>)>(IN_FLIGHT);
-    let push = async {
-        let mut pushed = stream::iter(due).map(|due| push_one(authority, resolver, due)).buffer_unordered(IN_FLIGHT);
-        while let Some(report) = pushed.next().await {
-            if done.send(report).await.is_err() {
-                break;
-            }
+    let jobs = stream::iter(due).map(|due| async move {
+        let started = tokio::time::Instant::now();
+        if due.rewrite
+            && let Some(other) = respelled(&due.jwt)
+        {
+            // Whatever comes of it, the token itself follows.
+            resolver.push(PushJob::new(due.account, other)).await;
         }
-        drop(done);
-    };
-    // Owns the receiver: should it fail, the pushes see that nobody listens and end.
-    let record = async move {
-        let mut batch = Vec::new();
-        while reports.recv_many(&mut batch, IN_FLIGHT).await > 0 {
-            let (reports, servers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-            authority.store().report_push(&reports, &servers.concat(), authority.now()).await?;
-            for report in reports {
-                authority.announce(report.account);
-            }
+        let outcome = resolver.push(PushJob::new(due.account, due.jwt.clone())).await;
+        metrics::histogram!("nats_authority_push_seconds").record(started.elapsed());
+        (due, outcome)
+    });
+    let pushed: Vec<_> = jobs.buffer_unordered(IN_FLIGHT).collect().await;
+    // Asked after the push: a server that loads an account from now on loads the new JWT.
+    let loaded = if count > FEW { resolver.loaded().await.ok() } else { None };
+    let checks = stream::iter(pushed).map(|(due, outcome)| {
+        let known = loaded.as_deref().and_then(|loaded| not_loaded(loaded, due.account));
+        async move {
+            let effective = match known {
+                Some(nowhere) => nowhere,
+                None => resolver.effective(due.account).await.unwrap_or_default(),
+            };
+            settle(authority, resolver, due, &outcome, &effective).await
         }
-        Ok(())
-    };
-    let ((), recorded) = tokio::join!(push, record);
-    recorded.map(|()| count)
+    });
+    let done: Vec<Pushed> = checks.buffer_unordered(IN_FLIGHT).collect().await;
+    reports.write(done).await;
+    Ok(count)
 }
 
-async fn push_one(
+/// What ACCOUNTZ would say of an account that no server has loaded; none: some have, or did not say.
+fn not_loaded(loaded: &[Loaded], account: PublicKey<Account>) -> Option<Vec<EffectiveAnswer>> {
+    let answer = |server: &Loaded| {
+        let accounts = server.accounts.as_ref()?;
+        let effective = Effective::NotLoaded;
+        (!accounts.contains(&account)).then(|| EffectiveAnswer { server: server.server.clone(), effective })
+    };
+    loaded.iter().map(answer).collect()
+}
+
+async fn settle(
     authority: &Authority,
     resolver: &SystemResolver,
     due: DueAccount,
-) -> (PushReport, Vec<AccountServer>) {
-    let started = tokio::time::Instant::now();
-    if due.rewrite
-        && let Some(other) = respelled(&due.jwt)
-    {
-        // Whatever comes of it, the token itself follows.
-        resolver.push(PushJob::new(due.account, other)).await;
-    }
-    let outcome = resolver.push(PushJob::new(due.account, due.jwt.clone())).await;
-    let effective = resolver.effective(due.account).await.unwrap_or_default();
-    metrics::histogram!("nats_authority_push_seconds").record(started.elapsed());
-    let mut servers = judge(&due, &outcome, &effective);
+    outcome: &PushOutcome,
+    effective: &[EffectiveAnswer],
+) -> Pushed {
+    let servers = judge(&due, outcome, effective);
     let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
     let mut settled = is_settled(&servers, &live);
     if due.tombstone {
@@ -100,7 +146,7 @@ async fn push_one(
         settled &= authority.standing().servers.iter().all(|server| live.contains(&server.row.name));
     }
     if settled && due.tombstone {
-        match delete(authority, resolver, &due).await {
+        match delete(authority, resolver, &due, &live).await {
             Ok(gone) => settled = gone,
             Err(error) => {
                 tracing::warn!(%error, cause = error.internal_report(), account = %due.account, "delete");
@@ -108,7 +154,7 @@ async fn push_one(
             }
         }
     }
-    for server in servers.iter_mut().filter(|server| server.error.is_some()) {
+    for server in servers.iter().filter(|server| server.error.is_some()) {
         tracing::warn!(account = %due.account, server = server.server, error = server.error, "not converged");
     }
     let again_at = (!settled).then(|| authority.now() + backoff(due.attempts));
@@ -158,14 +204,15 @@ pub fn is_settled(servers: &[AccountServer], live: &[String]) -> bool {
 }
 
 /// The end of the deletion saga: free the data if asked, delete on every server, say so.
-async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccount) -> Result<bool> {
+async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccount, live: &[String]) -> Result<bool> {
     let Some((slug, purge)) = authority.store().wants_purge(due.account).await? else { return Ok(true) };
     if purge {
         resolver.purge(due.account).await?;
     }
     let request = authority.deletion_request(&slug, due.account).await?;
     let outcome = resolver.delete(vec![due.account], request).await;
-    if outcome.per_server.is_empty() || !outcome.is_complete() {
+    let done: Vec<_> = outcome.per_server.iter().filter(|answer| answer.is_done()).map(|answer| &answer.name).collect();
+    if !live.iter().all(|server| done.contains(&server)) {
         return Ok(false);
     }
     authority.finish_deletion(&slug, due.account).await?;

@@ -39,7 +39,12 @@ async fn look(authority: &Authority, resolver: &SystemResolver) -> Result<()> {
     let mut servers: HashMap<String, ServerStanding> =
         before.servers.iter().map(|server| (server.row.name.clone(), lost(server))).collect();
     for known in resolver.known() {
-        let standing = standing(&known, before.servers.iter().find(|s| s.row.name == known.name), key);
+        let earlier = before.servers.iter().find(|server| server.row.name == known.name);
+        if earlier.is_none() && !known.live {
+            // Forgotten; the registry remembers it a while longer.
+            continue;
+        }
+        let standing = standing(&known, earlier, key);
         servers.insert(known.name, standing);
     }
     let mut servers: Vec<_> = servers.into_values().collect();

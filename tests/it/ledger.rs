@@ -266,6 +266,16 @@ async fn a_restricted_user_carries_its_own_permissions() {
 }
 
 #[tokio::test]
+async fn a_token_that_no_server_would_read_is_refused() {
+    let l = ledger().await;
+    l.authority.onboard(&l.actor, acme(&["prod"])).await.unwrap();
+    let request = NewCredential { allowed_cidrs: (0..200).map(|n| format!("10.0.{n}.0/24")).collect(), ..viewer("v1") };
+    let error = l.authority.issue(&l.actor, &slug("acme"), &env("prod"), request).await.err().unwrap();
+    assert_eq!(error.fields()[0].pointer, "/allowedCidrs");
+    assert!(error.to_string().contains("3700"), "{error}");
+}
+
+#[tokio::test]
 async fn a_callers_key_needs_its_proof() {
     let l = ledger().await;
     l.authority.onboard(&l.actor, acme(&["prod", "dev"])).await.unwrap();

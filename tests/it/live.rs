@@ -103,6 +103,27 @@ async fn closed_event(stack: &Stack, issued: &nats_authority::authority::Issued)
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_waits_for_a_server_that_is_away_until_it_is_forgotten() {
+    let mut stack = Stack::start(3).await;
+    let slug: OrgSlug = "acme".parse().unwrap();
+    stack.onboard("acme", &[]).await;
+    stack.converged("acme").await;
+    stack.cluster.stop_server(2, nats_authority::dev::process::Stop::Kill).await.unwrap();
+    stack.servers_live(2).await;
+    stack.authority.delete(&stack.actor, &slug, false).await.unwrap();
+    eventually("the others have the tombstone", || async {
+        let view = stack.authority.organization(&slug).await.unwrap();
+        view.resolver.servers.iter().filter(|server| server.stored == view.resolver.generation).count() == 2
+    })
+    .await;
+    assert_eq!(stack.authority.organization(&slug).await.unwrap().state, OrgState::Deleting);
+    assert_eq!(stack.authority.forget_server(&stack.actor, "n1").await.unwrap_err().code(), "server-live");
+    stack.authority.forget_server(&stack.actor, "n3").await.unwrap();
+    eventually("deleted", || async { stack.authority.organization(&slug).await.unwrap().state == OrgState::Deleted })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_is_named_and_caught_up() {
     let mut stack = Stack::start(3).await;
     stack.cluster.stop_server(2, nats_authority::dev::process::Stop::Kill).await.unwrap();

@@ -4,13 +4,21 @@
 
 mod api;
 mod dev;
+mod dev_command;
+mod interop;
 mod jwt_properties;
+mod layers;
 mod ledger;
 mod live;
+mod load;
 mod policy;
 mod reconcile;
 mod remote;
 mod resolver;
+mod secrets;
 mod simulation;
+mod start_up;
 mod support;
+mod tls;
+mod url_resolver;
 mod vectors;

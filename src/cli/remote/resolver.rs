@@ -8,7 +8,7 @@ use reqwest::Method;
 use super::{Outcome, client::Client};
 use crate::{
     api::resolver::{Reconciliation, ResolverStatus},
-    cli::output::{OutputFormat, fields, print, table},
+    cli::output::{OutputFormat, fields, note, print, table},
     model::size::format_size,
 };
 
@@ -29,6 +29,11 @@ pub enum ResolverCommand {
     },
     /// Have every account compared with every server, and pushed where they differ.
     Reconcile,
+    /// Forget a server that is gone for good.
+    Forget {
+        /// Its name.
+        server: String,
+    },
 }
 
 /// Runs a command.
@@ -40,12 +45,19 @@ pub(super) async fn run(command: ResolverCommand, client: &Client) -> Outcome<()
             Ok(())
         }
         ResolverCommand::Status { watch: true } => watch(client).await,
+        ResolverCommand::Forget { server } => forget(&server, client).await,
         ResolverCommand::Reconcile => {
             let answer = client.change(Method::POST, &["resolver", "reconcile"], &[], None::<&()>).await?;
             client.print(&answer, |done: &Reconciliation| format!("{} accounts are looked at again", done.accounts))?;
             Ok(())
         }
     }
+}
+
+async fn forget(server: &str, client: &Client) -> Outcome<()> {
+    client.change(Method::DELETE, &["resolver", "servers", server], &[], None::<&()>).await?;
+    note(&format!("forgot {server}"));
+    Ok(())
 }
 
 async fn watch(client: &Client) -> Outcome<()> {

@@ -232,7 +232,7 @@ impl Check<'_> {
     /// is ours is right. It then has other accounts that nobody here knows than the one before; or its files
     /// were removed beneath it, and until it restarts it still counts accounts that were deleted since.
     async fn files_are_right(&mut self, stored: Vec<(Key, String)>) -> Result<bool> {
-        let mut missing: BTreeMap<Key, Present> = self.ledger.present(None, None).await?.into_iter().collect();
+        let mut missing: HashMap<Key, Present> = self.ledger.present(None, None).await?.into_iter().collect();
         let mut suspects: BTreeMap<Key, Suspect> = BTreeMap::new();
         let before = std::mem::take(&mut self.memory.unknown);
         let mut moving = false;

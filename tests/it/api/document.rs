@@ -67,6 +67,7 @@ async fn the_document_is_whole() {
         "/api/v1/plans",
         "/api/v1/resolver",
         "/api/v1/resolver/reconcile",
+        "/api/v1/resolver/servers/{name}",
         "/api/v1/roles",
         "/healthz",
         "/jwt/v1/accounts/",

@@ -6,7 +6,8 @@
 //! was told, not of what is on its disk.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    hash::BuildHasherDefault,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -24,6 +25,8 @@ use sha2::{Digest, Sha256};
 
 pub type Key = PublicKey<Account>;
 pub type Hash = [u8; 32];
+/// By account, in an order that is the same in every run.
+pub type Map<V> = HashMap<Key, V, BuildHasherDefault<DefaultHasher>>;
 
 /// What a token says, for servers that read it.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +46,12 @@ pub struct Node {
     pub up: bool,
     /// Neither we nor other servers reach it.
     pub cut: bool,
-    pub files: BTreeMap<Key, Arc<str>>,
-    pub index: BTreeMap<Key, Hash>,
-    pub runs: BTreeMap<Key, Arc<str>>,
+    pub files: Map<Arc<str>>,
+    pub index: Map<Hash>,
+    pub runs: Map<Arc<str>>,
     /// The hash of the index, while it is known.
     all: Option<Hash>,
-    pub backup: BTreeMap<Key, Arc<str>>,
+    pub backup: Map<Arc<str>>,
 }
 
 impl Node {

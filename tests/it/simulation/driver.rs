@@ -23,7 +23,7 @@ use nats_authority::{
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::{
-    cluster::{FirstPack, Key, Meta, SimulatedCluster, hash},
+    cluster::{FirstPack, Key, Map, Meta, SimulatedCluster, hash},
     ledger::{Entry, Fate, Model, text},
 };
 
@@ -125,7 +125,7 @@ struct Driver {
     memory: Memory,
     bug: Option<Bug>,
     /// What was ever minted, whatever the ledger remembers.
-    history: BTreeMap<Key, Vec<Arc<str>>>,
+    history: Map<Vec<Arc<str>>>,
     deleted: BTreeSet<Key>,
     clock: i64,
     tokens: u64,
@@ -141,7 +141,7 @@ pub fn run(seed: u64, nodes: usize, events: &[Event], bug: Option<Bug>) -> Outco
         model,
         memory: Memory::default(),
         bug,
-        history: BTreeMap::new(),
+        history: Map::default(),
         deleted: BTreeSet::new(),
         clock: 100,
         tokens: 0,
@@ -237,7 +237,10 @@ impl Driver {
                     match disk {
                         Disk::Intact => {}
                         Disk::Empty => state.nodes[node].files.clear(),
-                        Disk::Backup => state.nodes[node].files = state.nodes[node].backup.clone(),
+                        Disk::Backup => {
+                            let it = &mut state.nodes[node];
+                            it.files.clone_from(&it.backup);
+                        }
                     }
                     state.start(node);
                 }
@@ -249,7 +252,8 @@ impl Driver {
             Event::Wipe(node) => self.cluster.state().nodes[node].files.clear(),
             Event::Backup(node) => {
                 let mut state = self.cluster.state();
-                state.nodes[node].backup = state.nodes[node].files.clone();
+                let it = &mut state.nodes[node];
+                it.backup.clone_from(&it.files);
             }
         }
         self.cluster.state().violation.take().map_or(Ok(()), Err)
@@ -305,8 +309,8 @@ impl Driver {
         let mut servers = judge(&due, &outcome, &effective);
         if self.bug == Some(Bug::TrustFirstReply) {
             for server in &mut servers {
- server.error = None;
-}
+                server.error = None;
+            }
         }
         let mut settled = is_settled(&servers, &live);
         if settled {
@@ -352,7 +356,7 @@ impl Driver {
             _ => {}
         }
         // Certain enough that chance does not fail one of a hundred thousand schedules.
-        let thoroughness = Thoroughness { asks: 20, nines: 10, sample: 1, odd: usize::MAX };
+        let thoroughness = Thoroughness { asks: 14, nines: 8, sample: 1, odd: usize::MAX };
         let before = self.cluster.state().updates;
         let checked = block_on(check(&self.model, &self.cluster, thoroughness, &mut self.memory));
         if self.cluster.state().updates != before {

@@ -14,7 +14,7 @@ use nats_authority::{
     tasks::reconcile::check::Ledger,
 };
 
-use super::cluster::{Hash, Key, hash};
+use super::cluster::{Hash, Key, Map, hash};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -46,7 +46,7 @@ impl Entry {
     }
 }
 
-pub type Accounts = BTreeMap<Key, Entry>;
+pub type Accounts = Map<Entry>;
 
 pub struct Model {
     pub accounts: Mutex<Accounts>,
@@ -80,6 +80,7 @@ impl Ledger for Model {
                 (*key, Present { generation: entry.generation(), sha256: entry.text().1, moving: entry.due })
             })
             .collect();
+        rows.sort_by_cached_key(|(key, _)| key.to_string());
         rows.truncate(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap()));
         ready(rows)
     }

@@ -2,11 +2,14 @@
 //!
 //! All tests of a process use one Postgres, without fsync, that dies with the process.
 
+pub mod deployment;
+pub mod http;
 pub mod stack;
 
 use std::{
     collections::HashMap,
     fs::{self, File},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -75,6 +78,13 @@ pub async fn migrated_database() -> TestDatabase {
 /// A directory that is removed with the value.
 pub fn temp_dir() -> TempDir {
     tempfile::Builder::new().prefix("it-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+/// A directory that other users may enter too: Postgres runs as one of them when we are root.
+pub fn open_dir() -> TempDir {
+    let dir = temp_dir();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("a directory of ours");
+    dir
 }
 
 struct TestServer {

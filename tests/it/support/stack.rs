@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions};
 use nats_authority::{
+    api,
     authority::{
         Actor, Authority, Issued, Parts, Settings, bundle,
         requests::{NewCredential, NewOrganization},
     },
     clock::{Clock, SystemClock},
-    dev::nats::{Cluster, ClusterSpec},
+    dev::nats::{Cluster, ClusterSpec, Trust},
     entropy::{Entropy, SystemEntropy},
     model::{
         EnvType, NameRules, OrgSlug,
@@ -25,15 +26,17 @@ use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::TestDatabase;
+use super::{TestDatabase, http::Http};
 
 pub struct Stack {
     pub cluster: Cluster,
     pub authority: Arc<Authority>,
     pub resolver: Arc<SystemResolver>,
     pub actor: Actor,
+    pub database: TestDatabase,
+    pub trust: Trust,
+    pub admin_token: String,
     stop: CancellationToken,
-    _database: TestDatabase,
     _dir: TempDir,
 }
 
@@ -50,9 +53,11 @@ impl Stack {
         let signer = Arc::new(Signer::new(sealing, Arc::clone(&entropy)));
         let new = bundle::create("test", &signer, clock.as_ref(), entropy.as_ref()).unwrap();
         new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap();
-        let mut spec = ClusterSpec::new(dir.path(), "test", new.bundle.trust().unwrap());
+        let trust = new.bundle.trust().unwrap();
+        let mut spec = ClusterSpec::new(dir.path(), "test", trust.clone());
         spec.nodes = nodes;
-        spec.jetstream_max_file = 10 << 30;
+        // Nothing is set aside for it: enough that hundreds of organizations are admitted.
+        spec.jetstream_max_file = 100 << 30;
         let cluster = Cluster::start(spec).await.unwrap();
         let settings = Settings { names: NameRules::default(), default_plan: "s".to_owned(), overcommit: 1.0 };
         let policies = Policies::builtin().unwrap();
@@ -67,9 +72,20 @@ impl Stack {
         };
         let resolver = tasks::start(&authority, &setup, &TaskTracker::new(), &stop).unwrap();
         let actor = Actor { subject: "test".to_owned(), request_id: None };
-        let stack = Self { cluster, authority, resolver, actor, stop, _database: database, _dir: dir };
+        let admin_token = new.admin_token.to_string();
+        let stack = Self { cluster, authority, resolver, actor, database, trust, admin_token, stop, _dir: dir };
         stack.servers_live(nodes).await;
         stack
+    }
+
+    /// Serves the API; returns a client for it.
+    pub async fn serve(&self) -> Http {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = api::router(api::ApiState::new(Arc::clone(&self.authority)));
+        let stopped = self.stop.clone().cancelled_owned();
+        tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped).await });
+        Http::new(&url, &self.admin_token)
     }
 
     /// Waits until so many servers are live and have told their capacity.

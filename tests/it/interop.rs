@@ -1,0 +1,148 @@
+//! The official JavaScript and Python libraries judge what we sign and work with what we issue.
+//! Where Node, Python or their registries are missing, this says so and passes.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{http::Http, stack::Stack};
+
+const FILES: &[(&str, &str)] = &[
+    ("package.json", include_str!("../interop/package.json")),
+    ("package-lock.json", include_str!("../interop/package-lock.json")),
+    ("requirements.txt", include_str!("../interop/requirements.txt")),
+    ("check-jwts.mjs", include_str!("../interop/check-jwts.mjs")),
+    ("use-creds.mjs", include_str!("../interop/use-creds.mjs")),
+    ("use_creds.py", include_str!("../interop/use_creds.py")),
+];
+
+/// A folder below the target folder in which `install` has succeeded once for these files.
+fn installed(name: &str, install: impl FnOnce(&Path) -> Result<(), String>) -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&dir).unwrap();
+    // Several test processes may come here at once.
+    let lock = File::create(dir.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let wanted: String = FILES.iter().map(|(_, text)| *text).collect();
+    let stamp = dir.join("installed");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Some(dir);
+    }
+    for (file, text) in FILES {
+        fs::write(dir.join(file), text).unwrap();
+    }
+    match install(&dir) {
+        Ok(()) => {
+            fs::write(stamp, wanted).unwrap();
+            Some(dir)
+        }
+        Err(why) => {
+            // Past the capture of what tests print: that something was left out has to be seen.
+            let _ = writeln!(std::io::stderr(), "skipped: {name}: {}", why.lines().next().unwrap_or_default());
+            None
+        }
+    }
+}
+
+/// Runs a program of the machine; its words when it fails.
+fn run(program: impl AsRef<Path>, arguments: &[&str], dir: &Path, input: &str) -> Result<String, String> {
+    let program = program.as_ref();
+    let mut child = Command::new(program)
+        .args(arguments)
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    // A program that does not read it closes it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{} {}: {} {}", program.display(), arguments[0], text(&output.stderr), text(&output.stdout)))
+    }
+}
+
+fn javascript() -> Option<PathBuf> {
+    installed("interop-js", |dir| {
+        run("node", &["--version"], dir, "")?;
+        run("npm", &["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], dir, "").map(drop)
+    })
+}
+
+const PYTHON: &str = "venv/bin/python";
+
+fn python() -> Option<PathBuf> {
+    installed("interop-py", |dir| {
+        run("python3", &["-m", "venv", "--clear", "venv"], dir, "")?;
+        let pip =
+            ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", "requirements.txt"];
+        run(dir.join(PYTHON), &pip, dir, "").map(drop)
+    })
+}
+
+/// Every kind of JWT that there is.
+async fn tokens(stack: &Stack, http: &Http, acme: &Value) -> Vec<String> {
+    let store = stack.authority.store();
+    let account = acme["accountId"].as_str().unwrap().parse().unwrap();
+    let mut tokens = vec![stack.authority.operator().jwt.clone(), stack.trust.system_account_jwt.clone()];
+    tokens.push(store.account_jwt(account).await.unwrap().unwrap());
+    for role in ["publisher", "consumer", "projector", "viewer", "env-admin"] {
+        let issued = http.issue("acme", "prod", json!({"name": role, "role": role})).await;
+        tokens.push(issued["jwt"].as_str().unwrap().to_owned());
+    }
+    let restricted = json!({
+        "name": "restricted", "role": "viewer", "ttl": "1h", "tags": ["team:a"],
+        "allowedCidrs": ["127.0.0.0/8", "::1/128"], "connectionTypes": ["STANDARD"],
+    });
+    let restricted = http.issue("acme", "prod", restricted).await;
+    tokens.push(restricted["jwt"].as_str().unwrap().to_owned());
+    let (_, system) = http.post("/api/v1/operator/system-credentials", json!({"name": "tools", "ttl": "15m"})).await;
+    tokens.push(nats_authority::jwt::creds::parse(system["creds"].as_str().unwrap()).unwrap().0);
+    // With a revocation in it, then closed.
+    let id = restricted["credential"]["id"].as_str().unwrap();
+    http.post(&format!("/api/v1/credentials/{id}/revoke"), json!({})).await;
+    tokens.push(store.account_jwt(account).await.unwrap().unwrap());
+    http.post("/api/v1/orgs/acme/suspend", json!({})).await;
+    tokens.push(store.account_jwt(account).await.unwrap().unwrap());
+    tokens
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_libraries_take_what_we_sign_and_issue() {
+    let installing = (tokio::task::spawn_blocking(javascript), tokio::task::spawn_blocking(python));
+    let stack = Stack::start(1).await;
+    let http = stack.serve().await;
+    let acme = http.onboard("acme", &["prod", "dev"]).await;
+    let issued = http.issue("acme", "prod", json!({"name": "app", "role": "env-admin"})).await;
+    let dir = crate::support::temp_dir();
+    let creds = dir.path().join("app.creds");
+    fs::write(&creds, issued["creds"].as_str().unwrap()).unwrap();
+    let url = stack.cluster.urls().remove(0);
+    let inbox = issued["credential"]["inboxPrefix"].as_str().unwrap();
+    let arguments = [&url, creds.to_str().unwrap(), inbox, "acme-prod", "acme-dev"];
+    let (javascript, python) = (installing.0.await.unwrap(), installing.1.await.unwrap());
+    std::thread::scope(|scope| {
+        if let Some(dir) = &javascript {
+            let script = [&["use-creds.mjs"], &arguments[..]].concat();
+            scope.spawn(move || assert_eq!(run("node", &script, dir, "").as_deref(), Ok("held")));
+        }
+        if let Some(dir) = &python {
+            let script = [&["use_creds.py"], &arguments[..]].concat();
+            scope.spawn(move || assert_eq!(run(dir.join(PYTHON), &script, dir, "").as_deref(), Ok("held")));
+        }
+    });
+    if let Some(dir) = &javascript {
+        let tokens = tokens(&stack, &http, &acme).await;
+        let verdict = run("node", &["check-jwts.mjs"], dir, &tokens.join("\n"));
+        assert_eq!(verdict, Ok(format!("{} tokens checked, 0 refused", tokens.len())));
+    }
+}
