@@ -90,7 +90,7 @@ impl From<&ServerStanding> for ServerStatus {
     }
 }
 
-/// Accounts that will be looked at again.
+/// Accounts that are compared.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reconciliation {
     /// How many.
@@ -134,7 +134,7 @@ async fn forget_server(
 /// Has every account compared with every server, and pushed where they differ.
 #[utoipa::path(
     post, path = "/resolver/reconcile", tag = "resolver",
-    responses((status = 202, description = "Under way; `due` of GET /resolver counts down", body = Reconciliation)),
+    responses((status = 202, description = "Under way; `agreedAt` of GET /resolver says when all servers were found right", body = Reconciliation)),
 )]
 async fn reconcile(
     State(authority): State<Arc<Authority>>,
