@@ -209,7 +209,15 @@ async fn watch_link(shared: &Shared, link: &Link) -> Result<()> {
                 // Once more, now asking for routes; if that was asked already, at the next tick.
                 ping = heard.routes.is_empty() && lock(&shared.members).in_doubt() && link.is_connected();
             }
-            _ = tick.tick() => ping = true,
+            _ = tick.tick() => {
+                ping = true;
+                // A server that has only just started may have heard of us before it could be asked.
+                let known = lock(&shared.members).known();
+                for server in known.iter().filter(|server| server.live && server.info.is_none()) {
+                    let subject = format!("$SYS.REQ.SERVER.{}.VARZ", server.id);
+                    descriptions.publish(client, &subject, "".into()).await?;
+                }
+            }
             () = shared.doubt.notified() => (ping, doubted) = (true, true),
             _ = describe.tick() => descriptions.publish(client, "$SYS.REQ.SERVER.PING.VARZ", "".into()).await?,
         }
