@@ -1,104 +1,43 @@
-//! The database as [`Ledger`].
+//! What a comparison needs of the ledger. The database is one ([`super::database`]), the model of the
+//! simulation another.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::future::BoxFuture;
 
-use super::check::Ledger;
 use crate::{
-    authority::{Authority, reconcile::Repair},
+    authority::reconcile::Repair,
     error::Result,
     nkey::{Account, PublicKey},
     resolver::ServerRef,
     store::reconcile::Present,
 };
 
-type Key = PublicKey<Account>;
+pub(super) type Key = PublicKey<Account>;
+pub(super) type Hash = [u8; 32];
 
-pub(super) struct Database {
-    authority: Arc<Authority>,
-}
-
-impl Database {
-    pub(super) fn new(authority: Arc<Authority>) -> Self {
-        Self { authority }
-    }
-}
-
-impl Ledger for Database {
-    fn hash(&self) -> BoxFuture<'_, Result<[u8; 32]>> {
-        self.authority.store().desired_hash().boxed()
-    }
-
-    fn present(&self, after: Option<Key>, limit: Option<i64>) -> BoxFuture<'_, Result<Vec<(Key, Present)>>> {
-        self.authority.store().present(after, limit).boxed()
-    }
-
-    fn deleted<'a>(&'a self, accounts: &'a [Key]) -> BoxFuture<'a, Result<Vec<Key>>> {
-        self.authority.store().deleted_among(accounts).boxed()
-    }
-
-    fn generations<'a>(&'a self, texts: &'a [(Key, [u8; 32])]) -> BoxFuture<'a, Result<HashMap<(Key, [u8; 32]), i64>>> {
-        self.authority.store().generations_of(texts).boxed()
-    }
-
-    fn acknowledged<'a>(&'a self, accounts: &'a [Key], live: &'a [ServerRef]) -> BoxFuture<'a, Result<HashSet<Key>>> {
-        async move {
-            let rows = self.authority.store().account_servers(accounts).await?;
-            let mut by: HashMap<Key, usize> = HashMap::new();
-            for (account, generation, server) in rows {
-                let is_live = |name: &str, id: &str| live.iter().any(|server| server.name == name && server.id == id);
-                if server.is_some_and(|has| has.stored >= generation && is_live(&has.server, &has.server_id)) {
-                    *by.entry(account).or_default() += 1;
-                }
-            }
-            Ok(by.into_iter().filter(|(_, count)| *count >= live.len()).map(|(account, _)| account).collect())
-        }
-        .boxed()
-    }
-
-    fn is_ours(&self, issuer: &str) -> bool {
-        let operator = self.authority.operator().public_key;
-        [operator, self.authority.operator_signing_key()].iter().any(|key| key.to_string() == issuer)
-    }
-
-    fn system_account(&self) -> Key {
-        self.authority.operator().system_account
-    }
-
-    fn repair<'a>(&'a self, repairs: &'a [Repair]) -> BoxFuture<'a, Result<HashSet<Key>>> {
-        self.authority.repair(repairs).boxed()
-    }
-
-    fn delete_again<'a>(&'a self, accounts: &'a [Key]) -> BoxFuture<'a, Result<String>> {
-        self.authority.delete_again_request(accounts).boxed()
-    }
-
-    fn confirm<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>> {
-        async move {
-            let now = self.authority.now();
-            let rows = self.authority.store().confirm_server(&server.name, &server.id, now).await?;
-            tracing::info!(server = server.name, accounts = rows, "the server stores what it should");
-            Ok(())
-        }
-        .boxed()
-    }
-
-    fn push_unacknowledged<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>> {
-        async move {
-            let now = self.authority.now();
-            let due = self.authority.store().due_for_server(&server.name, &server.id, now).await?;
-            tracing::info!(
-                server = server.name,
-                accounts = due,
-                "a server that cannot be compared appeared or came back"
-            );
-            self.authority.push_wanted.notify_one();
-            Ok(())
-        }
-        .boxed()
-    }
+/// The ledger's part: the database, or a model of it.
+pub trait Ledger: Send + Sync {
+    /// The XOR of the hashes of all JWTs that servers have to store.
+    fn hash(&self) -> BoxFuture<'_, Result<Hash>>;
+    /// All accounts that are not deleted; with `after`, at most `limit` that follow it.
+    fn present(&self, after: Option<Key>, limit: Option<i64>) -> BoxFuture<'_, Result<Vec<(Key, Present)>>>;
+    /// Those of `accounts` that were deleted.
+    fn deleted<'a>(&'a self, accounts: &'a [Key]) -> BoxFuture<'a, Result<Vec<Key>>>;
+    /// The generations that these texts are.
+    fn generations<'a>(&'a self, texts: &'a [(Key, Hash)]) -> BoxFuture<'a, Result<HashMap<(Key, Hash), i64>>>;
+    /// Those of `accounts` whose present generation all of `live` acknowledged since their last start.
+    fn acknowledged<'a>(&'a self, accounts: &'a [Key], live: &'a [ServerRef]) -> BoxFuture<'a, Result<HashSet<Key>>>;
+    /// A key of the operator, with which accounts are signed.
+    fn is_ours(&self, issuer: &str) -> bool;
+    /// The system account: every full resolver stores it from its start on.
+    fn system_account(&self) -> Key;
+    /// Has accounts pushed; returns those that were not to be pushed already.
+    fn repair<'a>(&'a self, repairs: &'a [Repair]) -> BoxFuture<'a, Result<HashSet<Key>>>;
+    /// The request that deletes `accounts` from servers once more.
+    fn delete_again<'a>(&'a self, accounts: &'a [Key]) -> BoxFuture<'a, Result<String>>;
+    /// `server` stores exactly what it should.
+    fn confirm<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>>;
+    /// Nothing can be said of what `server` stores: has every account pushed that it did not acknowledge.
+    fn push_unacknowledged<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>>;
 }

@@ -5,7 +5,8 @@
 //! [`check`]; here is when. Pushes are left to the push task.
 
 pub mod check;
-mod ledger;
+mod database;
+pub mod ledger;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +32,7 @@ pub(super) async fn run(
     tick: Duration,
     stop: CancellationToken,
 ) {
-    let ledger = ledger::Database::new(Arc::clone(&authority));
+    let ledger = database::Database::new(Arc::clone(&authority));
     let mut roll = resolver.registry().roll();
     let mut state = resolver.connection().state();
     let mut memory = Memory::default();

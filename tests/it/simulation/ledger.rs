@@ -11,7 +11,7 @@ use nats_authority::{
     error::Result,
     resolver::{ServerRef, xor_hash},
     store::reconcile::Present,
-    tasks::reconcile::check::Ledger,
+    tasks::reconcile::ledger::Ledger,
 };
 
 use super::cluster::{Hash, Key, Map, hash};
