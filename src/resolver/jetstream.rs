@@ -145,3 +145,25 @@ fn context(client: Client) -> Context {
 fn failed(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::unavailable("jetstream", format!("JetStream on {name}: {error}")).with_source(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_filter_stands_in_the_subject() {
+        let subject = |filters: &[&str]| {
+            let config = ConsumerConfig {
+                filter_subjects: filters.iter().map(ToString::to_string).collect(),
+                ack_wait_seconds: 30,
+                max_deliver: None,
+                max_ack_pending: 1000,
+                deliver_policy: DeliverPolicy::All,
+            };
+            consumer_creation("S", "c", &config)
+        };
+        assert_eq!(subject(&[]), "$JS.API.CONSUMER.CREATE.S.c");
+        assert_eq!(subject(&["a.>"]), "$JS.API.CONSUMER.CREATE.S.c.a.>");
+        assert_eq!(subject(&["a", "b"]), "$JS.API.CONSUMER.CREATE.S.c");
+    }
+}

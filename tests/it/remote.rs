@@ -148,6 +148,17 @@ async fn every_command_does_something() {
 }
 
 #[tokio::test]
+async fn a_consumer_that_is_not_made_in_time_is_not_converged() {
+    let s = Service::start().await;
+    s.done("org create acme --env prod").await;
+    assert_eq!(s.run("consumer add acme prod a --wait 1").await.failed(), (3, "not-converged"));
+    assert_eq!(s.run("consumer remove acme prod a --wait 0").await.failed(), (3, "not-converged"));
+    let refused = s.run("consumer add acme prod b --filter ws.acme-dev.a").await;
+    assert_eq!(refused.failed(), (1, "invalid-filter"));
+    assert!(refused.err.contains("[/filterSubjects/0]"), "{}", refused.err);
+}
+
+#[tokio::test]
 async fn json_is_what_the_api_answers() {
     let s = Service::start().await;
     s.done("org create acme --env prod").await;
