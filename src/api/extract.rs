@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::problem::Refusal;
 use crate::{
     error::{Error, Kind},
-    model::{EnvType, OrgSlug},
+    model::{EnvType, ItemName, OrgSlug},
 };
 
 /// The largest body, bytes.
@@ -108,6 +108,19 @@ impl<S: Send + Sync> FromRequestParts<S> for EnvPath {
         let OrgPath(org) = OrgPath::from_request_parts(parts, state).await?;
         let env_type = named(parts, state, "envType").await?.parse().map_err(|error| at("envType", &error))?;
         Ok(Self(org, env_type))
+    }
+}
+
+/// `{org}`, `{envType}` and the `{name}` of a consumer
+pub struct ConsumerPath(pub OrgSlug, pub EnvType, pub ItemName);
+
+impl<S: Send + Sync> FromRequestParts<S> for ConsumerPath {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let EnvPath(org, env_type) = EnvPath::from_request_parts(parts, state).await?;
+        let name = named(parts, state, "name").await?.parse().map_err(|error| at("name", &error))?;
+        Ok(Self(org, env_type, name))
     }
 }
 

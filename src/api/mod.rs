@@ -12,6 +12,7 @@
 
 pub mod audit;
 mod caller;
+pub mod consumers;
 pub mod credentials;
 pub mod environments;
 mod extract;
@@ -102,6 +103,7 @@ fn resources() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .merge(organizations::routes())
         .merge(environments::routes())
+        .merge(consumers::routes())
         .merge(credentials::routes())
         .merge(keys::routes())
         .merge(operator::routes())

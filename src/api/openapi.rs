@@ -27,6 +27,7 @@ const BEARER: &str = "bearer";
     tags(
         (name = "organizations", description = "One NATS account each"),
         (name = "environments", description = "Subjects, event stream and KV bucket inside an organization's account"),
+        (name = "consumers", description = "Durable pull consumers of an environment's event stream, made by the authority"),
         (name = "credentials", description = "Users with a role in one environment"),
         (name = "keys", description = "Signing keys of organizations"),
         (name = "operator", description = "What servers have to trust"),
@@ -92,7 +93,8 @@ fn refusals(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if path.contains('{') {
         refuse("404", "There is no such thing");
     }
-    let takes_body = matches!(method, HttpMethod::Post | HttpMethod::Patch) && !path.ends_with("/reconcile");
+    let takes_body = operation.request_body.is_some()
+        || matches!(method, HttpMethod::Post | HttpMethod::Patch) && !path.ends_with("/reconcile");
     if takes_body {
         refuse("400", "The body is no JSON, or not UTF-8");
         refuse("413", "The body is larger than 1 MiB");

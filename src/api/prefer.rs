@@ -26,7 +26,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 #[expect(dead_code, reason = "only described; it is read by `Prefer::of`")]
 pub(super) struct PreferHeader {
     /// `wait=N`: answer when every live server has the change, a deletion is finished, and an environment
-    /// that is added or removed has its stream and bucket or is gone; or after N seconds, at most 60.
+    /// or consumer that is added or removed is made or gone; or after N seconds, at most 60.
     #[param(rename = "Prefer", example = "wait=10")]
     prefer: Option<String>,
 }

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     model::{EnvState, EnvType, Environment, OrgSlug, Organization, view::EnvironmentView},
     store::{
-        Tx, audit,
+        Tx, audit, consumers,
         environments::{self, EnvironmentRow},
         keys::{self, KeyScope, NewAccountKey},
         organizations,
@@ -49,7 +49,8 @@ impl Authority {
         Ok((self.environment(slug, env_type).await?, true))
     }
 
-    /// Removes an environment: its users are closed at once, stream and bucket go with their data.
+    /// Removes an environment: its users are closed at once, stream and bucket go with
+    /// their data, and with the stream its consumers.
     pub async fn delete_environment(
         &self,
         actor: &Actor,
@@ -66,6 +67,7 @@ impl Authority {
             .ok_or_else(|| no_environment(slug, env_type))?;
         if row.state != EnvState::Deleting {
             environments::start_deletion(&mut tx, row.id, self.now()).await?;
+            consumers::abandon(&mut tx, row.id).await?;
             keys::retire_environment(&mut tx, row.id).await?;
             let environment = Environment::new(slug.clone(), env_type.clone());
             let event = self.event(actor, "environment.delete", Some(slug), environment.name(), json!({}));

@@ -7,6 +7,7 @@
 
 pub mod bundle;
 pub mod compose;
+mod consumers;
 pub mod convergence;
 mod deletion;
 mod environments;

@@ -14,7 +14,7 @@ use crate::{
     nkey::{self, KeyPair},
     policy::{Promise, promise_of},
     store::{
-        Tx, accounts, audit, environments,
+        Tx, accounts, audit, consumers, environments,
         keys::{self, KeyScope, NewAccountKey},
         organizations::{self, Bytes},
         page::Page,
@@ -170,6 +170,7 @@ impl Authority {
             .await?;
         organizations::update(&mut tx, &org, promise, purge).await?;
         if org.state == OrgState::Deleting {
+            consumers::abandon_all(&mut tx, org.id).await?;
             environments::abandon(&mut tx, org.id).await?;
             accounts::bury(&mut tx, org.account).await?;
         }

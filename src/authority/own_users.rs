@@ -1,5 +1,5 @@
 //! Users of our own: of the system account, to push and inspect; of an organization's account, to
-//! make streams and buckets; of the system account for an operator's tools. They live for minutes;
+//! make streams, buckets and consumers; of the system account for an operator's tools. They live for minutes;
 //! ours exist only in memory, and each is recorded in the audit log before it is used.
 
 use serde_json::json;
@@ -61,6 +61,30 @@ impl Authority {
         }
         let permissions = Permissions {
             publish: Permission { allow, deny: Vec::new() },
+            // Its own inbox is added with its key.
+            ..Permissions::default()
+        };
+        self.own_user(
+            &Actor::task("provision"),
+            "provisioner.mint",
+            Some(org),
+            account,
+            "nats-authority",
+            permissions,
+            PROVISIONER_LIFE,
+        )
+        .await
+    }
+
+    /// A user that may make or remove one consumer, which is one request, and nothing else.
+    pub async fn consumer_provisioner(
+        &self,
+        org: &OrgSlug,
+        account: PublicKey<Account>,
+        subject: String,
+    ) -> Result<OwnUser> {
+        let permissions = Permissions {
+            publish: Permission { allow: vec![subject], deny: Vec::new() },
             // Its own inbox is added with its key.
             ..Permissions::default()
         };

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::model::DeliverPolicy;
+
 /// Onboards an organization.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -36,6 +38,32 @@ pub struct ChangeOrganization {
     /// Overrides of single plan limits; replaces all earlier ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<serde_json::Value>,
+}
+
+/// Adds a durable pull consumer to an environment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewConsumer {
+    /// Subjects that it delivers, all inside the environment and apart from each other; all of the
+    /// environment when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["ws.acme-prod.orders.>"]))]
+    pub filter_subjects: Vec<String>,
+    /// How long it waits for an acknowledgement before it delivers again, at most 24h; 30s when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "30s")]
+    pub ack_wait: Option<String>,
+    /// How often it delivers a message; until it is acknowledged when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000, example = 5)]
+    pub max_deliver: Option<i64>,
+    /// How many messages may be unacknowledged; 1000 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000, example = 1000)]
+    pub max_ack_pending: Option<i64>,
+    /// Where it begins; `all` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_policy: Option<DeliverPolicy>,
 }
 
 /// Why something is done.

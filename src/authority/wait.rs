@@ -40,11 +40,21 @@ impl Authority {
                 return Ok(view);
             }
             let account = view.account_id.parse().map_err(|_| Error::internal("a view with an unreadable account"))?;
-            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
-            // Announced or not: the next look tells.
-            let _ = timeout_at(look_again, announced(&mut progress, account)).await;
+            next_look(&mut progress, account, deadline).await;
         }
     }
+}
+
+/// Waits until it is time to look again: something about `account` was announced, or enough time has
+/// passed, or `deadline` has come.
+pub(super) async fn next_look(
+    progress: &mut Receiver<PublicKey<Account>>,
+    account: PublicKey<Account>,
+    deadline: Instant,
+) {
+    let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
+    // Announced or not: the next look tells.
+    let _ = timeout_at(look_again, announced(progress, account)).await;
 }
 
 impl OrganizationView {

@@ -1,6 +1,7 @@
 //! Data and transitions, without I/O: names, ids, states, and the views of them that callers get.
 //! What is decided about them lives in `authority`, how they are kept in `store`.
 
+pub mod consumer;
 pub mod credential;
 pub mod ids;
 pub mod names;
@@ -8,6 +9,7 @@ pub mod organization;
 pub mod size;
 pub mod view;
 
+pub use consumer::{ConsumerConfig, ConsumerState, DeliverPolicy};
 pub use credential::{Credential, CredentialState};
 pub use names::{EnvType, Environment, ItemName, NameRules, OrgSlug};
 pub use organization::{EnvState, OrgState, Organization};

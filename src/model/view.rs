@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
+    consumer::{ConsumerState, DeliverPolicy},
     credential::CredentialState,
     organization::{EnvState, OrgState},
 };
@@ -58,6 +59,34 @@ pub struct EnvironmentView {
     /// State.
     pub state: EnvState,
     /// Why making its stream and bucket failed last, in the server's words.
+    pub error: Option<String>,
+}
+
+/// A durable pull consumer of an environment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsumerView {
+    /// Its name, also in JetStream.
+    #[schema(example = "orders")]
+    pub name: String,
+    /// The event stream that it reads.
+    #[schema(example = "ws-acme-prod-events")]
+    pub stream: String,
+    /// Subjects that it delivers, sorted; empty: all of the environment.
+    #[schema(example = json!(["ws.acme-prod.orders.>"]))]
+    pub filter_subjects: Vec<String>,
+    /// How long it waits for an acknowledgement before it delivers again.
+    #[schema(example = "30s")]
+    pub ack_wait: String,
+    /// How often it delivers a message; null: until it is acknowledged.
+    pub max_deliver: Option<i64>,
+    /// How many messages may be unacknowledged.
+    pub max_ack_pending: i64,
+    /// Where it begins.
+    pub deliver_policy: DeliverPolicy,
+    /// State.
+    pub state: ConsumerState,
+    /// Why making or removing it failed last, in the server's words.
     pub error: Option<String>,
 }
 

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod consumers;
 pub mod credentials;
 pub mod environments;
 pub mod keys;

@@ -3,6 +3,7 @@
 //! are claimed in the database. What they decide about a row lives in pure functions beside them.
 
 mod connect;
+mod consumers;
 mod provision;
 pub mod push;
 pub mod reconcile;

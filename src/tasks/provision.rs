@@ -1,12 +1,13 @@
 //! Makes the event stream and the KV bucket of each new environment in its organization's account,
-//! and removes them with it. Connects for each as a user that may do just that and lives two minutes.
+//! and removes them with it; then `consumers` makes what reads the stream. Connects for each as a user
+//! that may do just that and lives two minutes.
 
 use std::sync::Arc;
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{TICK, backoff, nudged};
+use super::{TICK, backoff, consumers, nudged};
 use crate::{
     authority::Authority,
     error::Result,
@@ -37,7 +38,7 @@ impl Provision {
 
     pub(super) async fn run(self, stop: CancellationToken) {
         loop {
-            match self.provision_due().await {
+            match self.everything_due().await {
                 Ok(0) => {}
                 Ok(_) => continue,
                 Err(error) => tracing::warn!(%error, cause = error.internal_report(), "provision"),
@@ -48,11 +49,17 @@ impl Provision {
         }
     }
 
-    async fn provision_due(&self) -> Result<usize> {
-        let authority = &self.authority;
-        if authority.standing().live().next().is_none() {
+    /// Environments first: consumers wait for their streams.
+    async fn everything_due(&self) -> Result<usize> {
+        if self.authority.standing().live().next().is_none() {
             return Ok(0);
         }
+        let environments = self.provision_due().await?;
+        Ok(environments + consumers::provision_due(&self.authority, &self.resolver).await?)
+    }
+
+    async fn provision_due(&self) -> Result<usize> {
+        let authority = &self.authority;
         let due = authority.store().claim_due_environments(AT_ONCE, LEASE, authority.now()).await?;
         let count = due.len();
         let mut done = futures::stream::iter(due).map(|due| self.one(due)).buffer_unordered(count.max(1));

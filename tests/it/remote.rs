@@ -120,6 +120,11 @@ async fn every_command_does_something() {
         "env list acme",
         "env add acme stg",
         "env show acme stg",
+        "consumer add acme prod orders --filter ws.acme-prod.a --filter ws.acme-prod.b --ack-wait 1m --max-deliver 5",
+        "consumer add acme prod all --max-ack-pending 10 --deliver new",
+        "consumer list acme prod",
+        "consumer show acme prod orders",
+        "consumer remove acme prod orders",
         "env remove acme stg",
         "key list acme",
         "operator show",
@@ -143,12 +148,24 @@ async fn every_command_does_something() {
 }
 
 #[tokio::test]
+async fn a_consumer_that_is_not_made_in_time_is_not_converged() {
+    let s = Service::start().await;
+    s.done("org create acme --env prod").await;
+    assert_eq!(s.run("consumer add acme prod a --wait 1").await.failed(), (3, "not-converged"));
+    assert_eq!(s.run("consumer remove acme prod a --wait 0").await.failed(), (3, "not-converged"));
+    let refused = s.run("consumer add acme prod b --filter ws.acme-dev.a").await;
+    assert_eq!(refused.failed(), (1, "invalid-filter"));
+    assert!(refused.err.contains("[/filterSubjects/0]"), "{}", refused.err);
+}
+
+#[tokio::test]
 async fn json_is_what_the_api_answers() {
     let s = Service::start().await;
     s.done("org create acme --env prod").await;
     for (line, path) in [
         ("org show acme", "orgs/acme"),
         ("org list --limit 1", "orgs?limit=1"),
+        ("consumer list acme prod", "orgs/acme/envs/prod/consumers"),
         ("role list", "roles"),
         ("resolver status", "resolver"),
         ("audit list --action organization.onboard", "audit?action=organization.onboard"),

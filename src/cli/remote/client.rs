@@ -168,10 +168,6 @@ impl Client {
     /// After the answer was printed: fails when it was to be waited for and the servers do not all
     /// have it.
     pub(super) fn require(&self, settled: bool, resolver: &ResolverView, look: &str) -> Outcome<()> {
-        let Some(seconds) = self.wait else { return Ok(()) };
-        if settled {
-            return Ok(());
-        }
         let lacking: Vec<_> = resolver
             .servers
             .iter()
@@ -183,6 +179,12 @@ impl Client {
             (_, false) => format!("not every server has it: {}", lacking.join(", ")),
             (_, true) => "it is not finished".to_owned(),
         };
+        self.require_done(settled, &why, look)
+    }
+
+    /// As [`Self::require`], for what is made in the cluster; `why` is said when it is not done.
+    pub(super) fn require_done(&self, done: bool, why: &str, look: &str) -> Outcome<()> {
+        let Some(seconds) = self.wait.filter(|_| !done) else { return Ok(()) };
         Err(Failure::NotConverged(format!(
             "the change is recorded, but after {seconds} s {why}; it goes on; look with `{look}`"
         )))

@@ -3,6 +3,7 @@
 
 mod audit;
 mod client;
+mod consumer;
 mod context;
 mod cred;
 mod env;
@@ -65,6 +66,9 @@ pub enum RemoteCommand {
     /// Environments of organizations.
     #[command(subcommand)]
     Env(env::EnvCommand),
+    /// Durable pull consumers of environments.
+    #[command(subcommand)]
+    Consumer(consumer::ConsumerCommand),
     /// Credentials: issue, look up, revoke.
     #[command(subcommand)]
     Cred(cred::CredCommand),
@@ -135,6 +139,7 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
     match command {
         RemoteCommand::Org(command) => org::run(command, &client).await?,
         RemoteCommand::Env(command) => env::run(command, &client).await?,
+        RemoteCommand::Consumer(command) => consumer::run(command, &client).await?,
         RemoteCommand::Cred(command) => cred::run(command, &client).await?,
         RemoteCommand::Key(command) => key::run(command, &client).await?,
         RemoteCommand::Operator(command) => operator::run(command, &client).await?,

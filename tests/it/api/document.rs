@@ -59,6 +59,8 @@ async fn the_document_is_whole() {
         "/api/v1/orgs/{org}/credentials",
         "/api/v1/orgs/{org}/envs",
         "/api/v1/orgs/{org}/envs/{envType}",
+        "/api/v1/orgs/{org}/envs/{envType}/consumers",
+        "/api/v1/orgs/{org}/envs/{envType}/consumers/{name}",
         "/api/v1/orgs/{org}/envs/{envType}/credentials",
         "/api/v1/orgs/{org}/envs/{envType}/credentials/batch",
         "/api/v1/orgs/{org}/keys",

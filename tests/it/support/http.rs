@@ -1,6 +1,6 @@
 //! A client of the REST API that knows nothing of our types.
 
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
 /// The API at one URL, as one caller.
@@ -25,7 +25,17 @@ impl Http {
 
     /// The status and the body; null when it is no JSON.
     pub async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
-        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
+        self.answer(self.client.request(method, format!("{}{path}", self.url)), body).await
+    }
+
+    /// As [`Self::send`], with the wish to get the answer when it is done, at most after 30 s.
+    pub async fn send_and_wait(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        self.answer(request.header("prefer", "wait=30"), body).await
+    }
+
+    async fn answer(&self, request: RequestBuilder, body: Option<Value>) -> (u16, Value) {
+        let mut request = request.bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(&body);
         }
