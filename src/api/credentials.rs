@@ -1,4 +1,4 @@
-//! Credentials: issue, look up, revoke. A secret is answered once, to the request that made it, and
+//! Credentials: issue, look up, rotate, revoke. A secret is answered once, to the request that made it, and
 //! is kept nowhere.
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     authority::{
         Authority, Issued,
-        requests::{NewCredential, NewCredentials, Reason},
+        requests::{NewCredential, NewCredentials, Reason, Rotate},
     },
     error::{Error, Result as Outcome},
     model::{
@@ -45,6 +45,7 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(issue_credentials))
         .routes(routes!(list_credentials))
         .routes(routes!(show_credential))
+        .routes(routes!(rotate_credential))
         .routes(routes!(revoke_credential))
 }
 
@@ -119,9 +120,13 @@ async fn issue_credential(
     Body(request): Body<NewCredential>,
 ) -> Result<Response, Refusal> {
     check(&authority, &env_type)?;
-    let issued = IssuedView::from(authority.issue(&caller.actor, &org, &env_type, request).await?);
+    Ok(created(authority.issue(&caller.actor, &org, &env_type, request).await?))
+}
+
+fn created(issued: Issued) -> Response {
+    let issued = IssuedView::from(issued);
     let location = [(header::LOCATION, format!("/api/v1/credentials/{}", issued.credential.id))];
-    Ok((StatusCode::CREATED, NO_STORE, location, Json(issued)).into_response())
+    (StatusCode::CREATED, NO_STORE, location, Json(issued)).into_response()
 }
 
 /// Issues up to 1,000 credentials, all or none.
@@ -202,6 +207,27 @@ async fn show_credential(
     CredentialPath(id): CredentialPath,
 ) -> Result<Json<CredentialView>, Refusal> {
     Ok(Json(authority.credential(id).await?))
+}
+
+/// Rotates a credential.
+///
+/// Issues one with the same name, role, options and lifetime and another key. The old one works on for
+/// the grace time and is then revoked.
+#[utoipa::path(
+    post, path = "/credentials/{id}/rotate", tag = "credentials", request_body = Option<Rotate>,
+    params(("id" = Uuid, Path, description = "Identifier of the old one")),
+    responses(
+        (status = 201, description = "The new one", body = IssuedView),
+        (status = 409, description = "The old one is revoked, expired or superseded, the organization is not active, or the public key is in use"),
+    ),
+)]
+async fn rotate_credential(
+    State(authority): State<Arc<Authority>>,
+    CredentialPath(id): CredentialPath,
+    caller: Caller,
+    OptionalBody(request): OptionalBody<Rotate>,
+) -> Result<Response, Refusal> {
+    Ok(created(authority.rotate(&caller.actor, id, request).await?))
 }
 
 /// Revokes a credential.

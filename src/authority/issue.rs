@@ -33,7 +33,7 @@ pub struct Issued {
 }
 
 /// A request that was parsed: everything that needs no ledger has been checked.
-struct Parsed<'p> {
+pub(super) struct Parsed<'p> {
     name: ItemName,
     role: &'p Role,
     ttl: i64,
@@ -114,7 +114,12 @@ impl Authority {
     }
 
     /// Everything that can be refused without the ledger.
-    fn parse<'p>(&self, policies: &'p Policies, environment: &Environment, request: Request) -> Result<Parsed<'p>> {
+    pub(super) fn parse<'p>(
+        &self,
+        policies: &'p Policies,
+        environment: &Environment,
+        request: Request,
+    ) -> Result<Parsed<'p>> {
         let name: ItemName = request.name.parse()?;
         let role = policies.role(&request.role)?;
         role.check_env_type(&environment.env_type)?;
@@ -144,7 +149,12 @@ impl Authority {
         Ok(Parsed { name, role, ttl, key, options })
     }
 
-    async fn issuing_context(&self, org: &OrgSlug, env_type: &EnvType, role: &str) -> Result<IssuingContext> {
+    pub(super) async fn issuing_context(
+        &self,
+        org: &OrgSlug,
+        env_type: &EnvType,
+        role: &str,
+    ) -> Result<IssuingContext> {
         let Some(context) = self.store.issuing_context(org, env_type, role).await? else {
             self.require_organization(org).await?;
             return Err(no_environment(org, env_type));
@@ -154,7 +164,7 @@ impl Authority {
     }
 
     /// Composes the user's claims, lints and signs them. The result can be recorded, not yet read.
-    async fn sign_one(
+    pub(super) async fn sign_one(
         &self,
         actor: &Actor,
         environment: &Environment,
@@ -215,6 +225,7 @@ impl Authority {
             options: request.options,
             replaces: None,
             superseded_at: None,
+            ends_at: None,
             revoked_at: None,
             revocation_reason: None,
         };
@@ -228,7 +239,7 @@ impl Authority {
         Ok((new, seed))
     }
 
-    fn release(&self, row: &Credential, token: &Recorded<jwt::User>, seed: Option<Seed<User>>) -> Issued {
+    pub(super) fn release(&self, row: &Credential, token: &Recorded<jwt::User>, seed: Option<Seed<User>>) -> Issued {
         Issued {
             credential: self.credential_view(row),
             jwt: token.token().to_owned(),

@@ -152,12 +152,13 @@ impl Authority {
             expires_at: row.expires_at,
             issued_by: row.issued_by.clone(),
             replaces: row.replaces,
+            ends_at: row.ends_at.filter(|_| row.state(self.now()) == CredentialState::Superseded),
             revoked_at: row.revoked_at,
             revocation_reason: row.revocation_reason.clone(),
         }
     }
 }
 
-fn no_credential() -> Error {
+pub(super) fn no_credential() -> Error {
     Error::not_found("no-credential", "there is no such credential")
 }

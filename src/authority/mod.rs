@@ -21,6 +21,7 @@ pub mod proof;
 pub mod reconcile;
 mod repair;
 pub mod requests;
+mod rotation;
 pub mod server_config;
 mod standing;
 mod wait;
@@ -88,6 +89,8 @@ pub struct Authority {
     issuance: issuance::Issuance,
     /// Wakes the push task.
     pub push_wanted: Arc<Notify>,
+    /// Wakes the expire task.
+    pub endings_wanted: Arc<Notify>,
     /// Wakes the provision task.
     pub provision_wanted: Arc<Notify>,
     /// Wakes the reconcile task.
@@ -143,6 +146,7 @@ impl Authority {
             operator_key,
             standing: ArcSwap::from_pointee(standing),
             push_wanted: Arc::new(Notify::new()),
+            endings_wanted: Arc::new(Notify::new()),
             provision_wanted: Arc::new(Notify::new()),
             reconcile_wanted: Arc::new(Notify::new()),
             compared: ArcSwap::default(),

@@ -108,6 +108,22 @@ pub struct NewCredential {
     pub tags: Vec<String>,
 }
 
+/// Rotates a credential. The new one has the old one's name, role, options and lifetime.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rotate {
+    /// How long the old one works on; `24h` when absent, `0s` ends it at once. Its own end comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "24h")]
+    pub grace: Option<String>,
+    /// The user's new public key; the authority makes a key when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// With `publicKey`: the proof, as for issuing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+}
+
 /// Issues many credentials, all or none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -39,6 +39,8 @@ pub struct Credential {
     pub replaces: Option<Uuid>,
     /// When a newer one replaced it.
     pub superseded_at: Option<DateTime<Utc>>,
+    /// When it then is to be revoked.
+    pub ends_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
     /// Why.

@@ -4,14 +4,20 @@ use crate::error::{Error, Result};
 
 /// Parses `90d`, `24h`, `15m`, `30s` (and sums such as `1h 30m`) into whole seconds, at least one.
 pub fn parse_duration(pointer: &str, text: &str) -> Result<i64> {
-    let refuse =
-        |why: &str| Error::field("invalid-duration", pointer, format!("'{text}' {why}; write 90d, 24h or 15m"));
-    let seconds = humantime::parse_duration(text).map_err(|_| refuse("is no duration"))?.as_secs();
-    match i64::try_from(seconds) {
-        Ok(0) => Err(refuse("is shorter than a second")),
-        Ok(seconds) => Ok(seconds),
-        Err(_) => Err(refuse("is too long")),
+    match parse_grace(pointer, text)? {
+        0 => Err(no_duration(pointer, text, "is shorter than a second")),
+        seconds => Ok(seconds),
     }
+}
+
+/// The same where no time at all is an answer: `0s`.
+pub fn parse_grace(pointer: &str, text: &str) -> Result<i64> {
+    let seconds = humantime::parse_duration(text).map_err(|_| no_duration(pointer, text, "is no duration"))?.as_secs();
+    i64::try_from(seconds).map_err(|_| no_duration(pointer, text, "is too long"))
+}
+
+fn no_duration(pointer: &str, text: &str, why: &str) -> Error {
+    Error::field("invalid-duration", pointer, format!("'{text}' {why}; write 90d, 24h or 15m"))
 }
 
 /// Writes whole seconds in the largest unit that divides them: `90d`, `36h`, `61s`.

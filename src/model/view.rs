@@ -174,6 +174,9 @@ pub struct CredentialView {
     pub issued_by: String,
     /// The credential that it replaces.
     pub replaces: Option<Uuid>,
+    /// When its grace time ends and it is revoked; null unless superseded.
+    #[serde(default)]
+    pub ends_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
     /// Why.

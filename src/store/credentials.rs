@@ -30,6 +30,28 @@ pub struct NewCredential {
     pub signed: Signed<User>,
 }
 
+/// A credential that is replaced.
+#[derive(Clone, Copy, Debug)]
+pub struct Superseded {
+    /// Its id.
+    pub id: Uuid,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// When it is to be revoked.
+    pub ends_at: DateTime<Utc>,
+}
+
+/// A superseded credential that was revoked because its grace time had passed.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// The user's public key.
+    pub user_key: String,
+}
+
 /// Which credentials to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -81,15 +103,51 @@ impl Store {
             .execute(self.pool())
             .await
             .map_err(|error| match error {
-                error if violates(&error, "credentials_user_key") => Error::conflict(
-                    "public-key-in-use",
-                    "this public key already has a credential; revoke that one or use a new key",
-                ),
+                error if violates(&error, "credentials_user_key") => key_in_use(),
                 // Division by zero: not all were active.
                 sqlx::Error::Database(database) if database.code().as_deref() == Some("22012") => inactive(),
                 error => error.into(),
             })?;
         if usize::try_from(written.rows_affected()).ok() == Some(new.len()) { Ok(()) } else { Err(inactive()) }
+    }
+
+    /// Records a credential, that another one is superseded by it, and the audit event: all or nothing.
+    /// None: the old one can no longer be superseded, or what was decided on is no longer active.
+    pub async fn record_rotation(
+        &self,
+        new: NewCredential,
+        old: &Superseded,
+    ) -> Result<Option<(Credential, Recorded<User>)>> {
+        let row = &new.row;
+        let mut tx = self.begin().await?;
+        let written = sqlx::query(ROTATE)
+            .bind(old.id)
+            .bind(old.at)
+            .bind(old.ends_at)
+            .bind(row.id)
+            .bind(new.environment)
+            .bind(&row.name)
+            .bind(&row.role)
+            .bind(row.user_key.to_string())
+            .bind(row.issuer_key.to_string())
+            .bind(row.jwt_sha256.as_slice())
+            .bind(row.issued_at)
+            .bind(row.expires_at)
+            .bind(&row.issued_by)
+            .bind(serde_json::to_value(&row.options).unwrap_or_default())
+            .bind(new.event)
+            .bind(&new.request_id)
+            .bind(row.org.as_str())
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| if violates(&error, "credentials_user_key") { key_in_use() } else { error.into() })?;
+        // The statement supersedes even where it then has nothing to insert: that is rolled back.
+        if written.rows_affected() != 1 {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        tx.commit().await?;
+        Ok(Some((new.row, Recorded::after_commit(new.signed))))
     }
 
     /// One credential.
@@ -152,6 +210,30 @@ pub async fn revoke(connection: &mut PgConnection, id: Uuid, at: DateTime<Utc>, 
     Ok(done.rows_affected() == 1)
 }
 
+/// Revokes the superseded credentials of an organization whose grace time has passed. One that has
+/// expired meanwhile needs no revocation.
+pub async fn end_superseded(
+    connection: &mut PgConnection,
+    org: Uuid,
+    now: DateTime<Utc>,
+    reason: &str,
+) -> Result<Vec<Ended>> {
+    let rows = sqlx::query(
+        "UPDATE credentials c SET revoked_at = GREATEST($2, c.issued_at), revocation_reason = $3 FROM environments e
+         WHERE e.id = c.environment_id AND e.organization_id = $1 AND c.superseded_at IS NOT NULL
+           AND c.revoked_at IS NULL AND c.ends_at < c.expires_at AND c.ends_at <= $2 AND c.expires_at > $2
+         RETURNING c.id, c.name, c.user_key",
+    )
+    .bind(org)
+    .bind(now)
+    .bind(reason)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| Ok(Ended { id: row.try_get("id")?, name: row.try_get("name")?, user_key: row.try_get("user_key")? }))
+        .collect()
+}
+
 /// The revocations of an organization whose credentials end after `since`: expired ones need no entry.
 pub async fn revocations(connection: &mut PgConnection, org: Uuid, since: DateTime<Utc>) -> Result<Vec<Revocation>> {
     let rows = sqlx::query(
@@ -170,11 +252,16 @@ pub async fn revocations(connection: &mut PgConnection, org: Uuid, since: DateTi
         .collect()
 }
 
-fn inactive() -> Error {
+/// What was decided on no longer holds.
+pub fn inactive() -> Error {
     Error::conflict(
         "not-active",
         "the organization or environment was suspended or deleted meanwhile; look at its state and try again",
     )
+}
+
+fn key_in_use() -> Error {
+    Error::conflict("public-key-in-use", "this public key already has a credential; revoke that one or use a new key")
 }
 
 fn from_row(row: &PgRow) -> Result<Credential> {
@@ -198,6 +285,7 @@ fn from_row(row: &PgRow) -> Result<Credential> {
             .map_err(|error| Error::internal("unreadable credential options").with_source(error))?,
         replaces: row.try_get("replaces")?,
         superseded_at: row.try_get("superseded_at")?,
+        ends_at: row.try_get("ends_at")?,
         revoked_at: row.try_get("revoked_at")?,
         revocation_reason: row.try_get("revocation_reason")?,
     })
@@ -230,15 +318,38 @@ INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, j
 SELECT id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at, issued_by, options, event
 FROM active, counted WHERE all_active > 0";
 
+/// The old one is superseded unless it has ended or was superseded meanwhile, and only then is there a
+/// row to insert. Two at once: the second waits for the first one's lock and then finds it superseded.
+const ROTATE: &str = "
+WITH old AS (
+    UPDATE credentials SET superseded_at = $2, ends_at = $3
+    WHERE id = $1 AND superseded_at IS NULL AND revoked_at IS NULL AND expires_at > $2
+    RETURNING id
+), active AS (
+    SELECT old.id AS old_id FROM old
+    JOIN environments e ON e.id = $5 AND e.state IN ('pending', 'ready')
+    JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
+    JOIN signing_keys k ON k.public_key = $9 AND k.state = 'active'
+), events AS (
+    INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail)
+    SELECT $15, $2, $13, 'credential.rotate', $17, old_id::text, $16,
+        json_build_object('replacedBy', $4::uuid, 'name', $6::text, 'role', $7::text, 'userKey', $8::text,
+            'expiresAt', $12::timestamptz, 'endsAt', $3::timestamptz)
+    FROM active
+)
+INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at,
+    issued_by, options, replaces, audit_event)
+SELECT $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, old_id, $15 FROM active";
+
 const BY_ID: &str = "
 SELECT c.id, o.slug, e.env_type, c.name, c.role, c.user_key, c.issuer_key, c.jwt_sha256, c.issued_at, c.expires_at,
-    c.issued_by, c.options, c.replaces, c.superseded_at, c.revoked_at, c.revocation_reason
+    c.issued_by, c.options, c.replaces, c.superseded_at, c.ends_at, c.revoked_at, c.revocation_reason
 FROM credentials c JOIN environments e ON e.id = c.environment_id JOIN organizations o ON o.id = e.organization_id
 WHERE c.id = $1";
 
 const LIST: &str = "
 SELECT c.id, o.slug, e.env_type, c.name, c.role, c.user_key, c.issuer_key, c.jwt_sha256, c.issued_at, c.expires_at,
-    c.issued_by, c.options, c.replaces, c.superseded_at, c.revoked_at, c.revocation_reason
+    c.issued_by, c.options, c.replaces, c.superseded_at, c.ends_at, c.revoked_at, c.revocation_reason
 FROM organizations o JOIN environments e ON e.organization_id = o.id JOIN credentials c ON c.environment_id = e.id
 WHERE o.id = $1 AND ($2::text IS NULL OR e.env_type = $2) AND ($3::text IS NULL OR c.role = $3)
   AND ($4::text IS NULL OR $4 = CASE

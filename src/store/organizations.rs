@@ -1,5 +1,6 @@
 //! Organizations and the sum of what their plans promise.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -65,6 +66,25 @@ pub async fn lock(connection: &mut PgConnection, slug: &OrgSlug) -> Result<Optio
     let sql = "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
                FROM organizations WHERE slug = $1 AND state <> 'deleted' FOR UPDATE";
     let row = sqlx::query(sql).bind(slug.as_str()).fetch_optional(connection).await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// Locks one organization that has superseded credentials whose grace time has passed, and that is not
+/// in `except`. The organization is what is claimed, for whoever revokes locks it first: locking its
+/// credentials before it could wait for each other. One that is locked is somebody else's now.
+pub async fn claim_with_ended(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    except: &[Uuid],
+) -> Result<Option<Organization>> {
+    // What is being deleted lets nobody in anyway.
+    let sql = "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
+               FROM organizations WHERE state IN ('active', 'suspended') AND id <> ALL($2) AND id IN (
+                   SELECT e.organization_id FROM credentials c JOIN environments e ON e.id = c.environment_id
+                   WHERE c.superseded_at IS NOT NULL AND c.revoked_at IS NULL AND c.ends_at < c.expires_at
+                     AND c.ends_at <= $1 AND c.expires_at > $1)
+               LIMIT 1 FOR UPDATE SKIP LOCKED";
+    let row = sqlx::query(sql).bind(now).bind(except).fetch_optional(connection).await?;
     row.as_ref().map(from_row).transpose()
 }
 

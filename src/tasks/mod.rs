@@ -4,6 +4,7 @@
 
 mod connect;
 mod consumers;
+mod expire;
 mod provision;
 pub mod push;
 pub mod reconcile;
@@ -72,6 +73,7 @@ pub fn start(
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
+    tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));
     Ok(resolver)

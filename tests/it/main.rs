@@ -16,6 +16,7 @@ mod policy;
 mod reconcile;
 mod remote;
 mod resolver;
+mod rotation;
 mod secrets;
 mod simulation;
 mod start_up;

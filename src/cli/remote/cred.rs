@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Outcome,
-    client::{Client, note_more},
+    client::{Answer, Client, note_more},
     org::{name_of, servers},
     secret_file::Place,
 };
@@ -20,7 +20,7 @@ use crate::{
     },
     authority::{
         proof,
-        requests::{NewCredential, NewCredentials, Reason},
+        requests::{NewCredential, NewCredentials, Reason, Rotate},
     },
     cli::{
         files::io_error,
@@ -84,6 +84,8 @@ pub enum CredCommand {
         /// Its id.
         id: String,
     },
+    /// Issue a credential like another one with a new key; the other one ends after a grace time.
+    Rotate(Box<RotateArgs>),
     /// Revoke a credential: its connections are closed and no new ones are let in.
     Revoke {
         /// Its id.
@@ -135,6 +137,31 @@ pub struct IssueArgs {
     tags: Vec<String>,
 }
 
+/// What to rotate.
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    /// Id of the old credential.
+    id: String,
+    /// How long the old one works on; `0s` ends it at once. [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    grace: Option<String>,
+    /// Where the creds file goes; `-` is standard output. [default: <org>-<env>-<name>.creds]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace the file if it is there, as the old credential's is.
+    #[arg(long)]
+    force: bool,
+    /// New public key of the user; its private key stays where it is, and the file holds the JWT alone.
+    #[arg(long, requires = "proof", value_name = "KEY")]
+    public_key: Option<String>,
+    /// The public key's signature over the challenge, base64url.
+    #[arg(long, requires = "public_key")]
+    proof: Option<String>,
+    /// File with the user's new seed: proof and creds file are made here, the seed is not sent.
+    #[arg(long, conflicts_with = "public_key", value_name = "FILE")]
+    seed_file: Option<PathBuf>,
+}
+
 /// Runs a command.
 pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
     match command {
@@ -163,6 +190,7 @@ pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
             client.print(&answer, details)?;
             Ok(())
         }
+        CredCommand::Rotate(args) => rotate(*args, client).await,
         CredCommand::Revoke { id, reason } => {
             let body = Reason { reason };
             let answer = client.change(Method::POST, &["credentials", &id, "revoke"], &[], Some(&body)).await?;
@@ -182,11 +210,7 @@ async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
     let seed = args.seed_file.as_deref().map(read_seed).transpose()?;
     let (public_key, proof) = match &seed {
         None => (args.public_key, args.proof),
-        Some(seed) => {
-            let environment = Environment::new(args.org.parse()?, args.env_type.parse()?);
-            let key = seed.key_pair();
-            (Some(key.public().to_string()), Some(proof::prove(&environment, &args.role, &key)))
-        }
+        Some(seed) => prove(seed, &args.org, &args.env_type, &args.role)?,
     };
     // Whoever keeps the private key elsewhere gets the JWT alone.
     let kind = if public_key.is_some() && seed.is_none() { "jwt" } else { "creds" };
@@ -203,8 +227,36 @@ async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
         tags: args.tags,
     };
     let answer = client.post(&["orgs", &args.org, "envs", &args.env_type, "credentials"], &body).await?;
+    deliver(&answer, place, seed.as_ref(), client)
+}
+
+async fn rotate(args: RotateArgs, client: &Client) -> Outcome<()> {
+    let seed = args.seed_file.as_deref().map(read_seed).transpose()?;
+    // The file's name and the proof need what the old one is.
+    let old: CredentialView = client.get(&["credentials", &args.id], &[]).await?.read()?;
+    let (public_key, proof) = match &seed {
+        None => (args.public_key, args.proof),
+        Some(seed) => prove(seed, &old.org, &old.env_type, &old.role)?,
+    };
+    let kind = if public_key.is_some() && seed.is_none() { "jwt" } else { "creds" };
+    let default = || PathBuf::from(format!("{}-{}-{}.{kind}", old.org, old.env_type, old.name));
+    let place = Place::reserve(&args.out.unwrap_or_else(default), args.force)?;
+    let body = Rotate { grace: args.grace, public_key, proof };
+    let answer = client.post(&["credentials", &args.id, "rotate"], &body).await?;
+    deliver(&answer, place, seed.as_ref(), client)
+}
+
+/// The public key of a seed and the proof that it is ours.
+fn prove(seed: &Seed<User>, org: &str, env_type: &str, role: &str) -> Result<(Option<String>, Option<String>)> {
+    let environment = Environment::new(org.parse()?, env_type.parse()?);
+    let key = seed.key_pair();
+    Ok((Some(key.public().to_string()), Some(proof::prove(&environment, role, &key))))
+}
+
+/// Puts an issued credential where it belongs and says what it is.
+fn deliver(answer: &Answer, place: Place, seed: Option<&Seed<User>>, client: &Client) -> Outcome<()> {
     let issued: IssuedView = answer.read()?;
-    let secret = match (&seed, &issued.creds) {
+    let secret = match (seed, &issued.creds) {
         (Some(seed), _) => creds::write(&issued.jwt, seed),
         (None, Some(creds)) => creds.clone(),
         (None, None) => Zeroizing::new(issued.jwt.clone()),
@@ -326,6 +378,8 @@ fn details(credential: &CredentialView) -> String {
         ("issued", time(credential.issued_at)),
         ("issued by", credential.issued_by.clone()),
         ("expires", time(credential.expires_at)),
+        ("replaces", credential.replaces.map(|id| id.to_string()).unwrap_or_default()),
+        ("ends", credential.ends_at.map(time).unwrap_or_default()),
         ("revoked", credential.revoked_at.map(time).unwrap_or_default()),
         ("reason", credential.revocation_reason.clone().unwrap_or_default()),
     ])

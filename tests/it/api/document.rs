@@ -50,6 +50,7 @@ async fn the_document_is_whole() {
         "/api/v1/can-i",
         "/api/v1/credentials/{id}",
         "/api/v1/credentials/{id}/revoke",
+        "/api/v1/credentials/{id}/rotate",
         "/api/v1/operator",
         "/api/v1/operator/keys",
         "/api/v1/operator/server-config",

@@ -1,0 +1,20 @@
+//! Ends superseded credentials whose grace time has passed. What that means for them and their
+//! account is the authority's business; here stands only when to look.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{TICK, nudged};
+use crate::authority::Authority;
+
+pub(super) async fn run(authority: Arc<Authority>, stop: CancellationToken) {
+    loop {
+        if let Err(error) = authority.end_superseded(authority.now()).await {
+            tracing::warn!(%error, cause = error.internal_report(), "expire");
+        }
+        if !nudged(&authority.endings_wanted, TICK, &stop).await {
+            return;
+        }
+    }
+}
