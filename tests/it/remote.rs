@@ -245,6 +245,13 @@ async fn creds_files_are_private_and_nothing_is_overwritten() {
     assert_eq!(listed.len(), 6, "what could not be kept was not issued");
     let id = listed[0].id;
     assert!(s.done(&format!("cred show {id}")).await.contains("active"));
+    let rotated = s.path("rotated.creds");
+    assert!(s.done(&format!("cred rotate {id} --grace 1h --out {rotated}")).await.contains(&id.to_string()));
+    assert!(fs::read_to_string(&rotated).unwrap().contains("NKEY SEED"));
+    assert!(s.done(&format!("cred show {id}")).await.contains("superseded"));
+    let again = s.run(&format!("cred rotate {id} --out {}", s.path("again.creds"))).await;
+    assert_eq!(again.failed(), (1, "credential-superseded"));
+    assert!(!std::path::Path::new(&s.path("again.creds")).exists(), "nothing to keep, no file");
     assert!(s.done(&format!("cred revoke {id} --reason test")).await.contains("revoked"));
     assert!(s.done("cred list acme --state revoked").await.contains(&id.to_string()));
 }

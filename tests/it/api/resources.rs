@@ -162,6 +162,23 @@ async fn credentials_are_issued_once_and_revoked() {
     assert_eq!(list("role=projector&state=active").await, ["projector-1"]);
     assert_eq!(list("expiresBefore=2000-01-01T00:00:00+00:00").await, Vec::<String>::new());
 
+    let rotate = format!("/api/v1/credentials/{}/rotate", own_issued["credential"]["id"].as_str().unwrap());
+    assert_eq!(api.post(&rotate, json!({"grace": "1 fortnight"})).await.problem(422).0, "invalid-duration");
+    let rotated = api.post(&rotate, json!({"grace": "10m"})).await;
+    let new = rotated.ok(201);
+    assert_eq!(rotated.header("cache-control"), "no-store");
+    assert_eq!(
+        rotated.header("location"),
+        format!("/api/v1/credentials/{}", new["credential"]["id"].as_str().unwrap())
+    );
+    assert_eq!(new["credential"]["replaces"], own_issued["credential"]["id"]);
+    assert_eq!(new["credential"]["endsAt"], json!(null));
+    assert!(new["creds"].as_str().unwrap().contains("NKEY SEED"), "the authority made the new key");
+    assert_eq!(api.post(&rotate, json!({})).await.problem(409).0, "credential-superseded");
+    assert_eq!(list("state=superseded").await, ["own"]);
+    let superseded = api.get(rotate.trim_end_matches("/rotate")).await.ok(200);
+    assert!(superseded["endsAt"].is_string());
+
     let revoked = api.post(&format!("{path}/revoke"), json!({"reason": "leaked"})).await.ok(200);
     assert_eq!((&revoked["state"], &revoked["revocationReason"]), (&json!("revoked"), &json!("leaked")));
     assert_eq!(revoked["resolver"]["state"], "pending");
