@@ -64,13 +64,13 @@ pub(super) async fn run(args: &DevArgs) -> Result<u8> {
         make(&dir, "dev", None)?;
     }
     progress.set_message("Postgres");
-    let postgres = Postgres::start(&dir.join("postgres"), Durability::Durable).await?;
+    let mut postgres = Postgres::start(&dir.join("postgres"), Durability::Durable).await?;
     let database_url = database(&dir, &postgres).await?;
     progress.set_message("NATS");
     let mut spec = ClusterSpec::new(dir.join("nats"), "dev", read_bundle(&dir.join(BUNDLE))?.trust()?);
     spec.nodes = usize::from(args.nodes);
     spec.jetstream_max_file = 10 << 30;
-    let cluster = Cluster::start(spec).await?;
+    let mut cluster = Cluster::start(spec).await?;
     progress.set_message("nats-authority");
     let port = api_port(&dir, args.api_port)?;
     let config = write_config(&dir, &cluster, port.number())?;
@@ -84,7 +84,7 @@ pub(super) async fn run(args: &DevArgs) -> Result<u8> {
     println!("try     export NATS_AUTHORITY_URL={url} NATS_AUTHORITY_TOKEN_FILE={shown}/{ADMIN_TOKEN}");
     println!("        nats-authority org create acme --env prod --env dev --wait 10");
     println!("logs    {shown}/service.log; all facts in {shown}/stack.json; Ctrl-C stops everything");
-    interrupted().await?;
+    watch_over(&mut service, &mut cluster, &mut postgres).await?;
     // In the order of who needs whom. What somebody else stopped already is no failure.
     let _ = service.stop(Signal::TERM, Duration::from_secs(30)).await;
     let _ = cluster.stop().await;
@@ -103,6 +103,39 @@ fn lock(dir: &Path) -> Result<File> {
             format!("another `nats-authority dev` runs in {}; stop it, or choose another --dir", dir.display()),
         )),
         Err(TryLockError::Error(error)) => Err(io_error("lock", &file, error)),
+    }
+}
+
+/// Waits for an interrupt. A process that ends meanwhile, because somebody ended it, is named and waited
+/// for, so that nothing is left of it and it can be started again from outside: a dead Postgres that
+/// nobody waits for still owns its data folder. Nothing is started again here: whoever takes a part away
+/// wants to see it missing.
+#[expect(clippy::print_stderr, reason = "news for who sits before it")]
+async fn watch_over(service: &mut Process, cluster: &mut Cluster, postgres: &mut Postgres) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut ended = signal(SignalKind::child()).map_err(|error| Error::internal("signals").with_source(error))?;
+    let interrupt = interrupted();
+    tokio::pin!(interrupt);
+    let mut named = Vec::new();
+    loop {
+        // Looked at before the first wait as well: one may have ended before we listened.
+        let mut fallen: Vec<String> =
+            cluster.fallen()?.into_iter().map(|index| cluster.servers()[index].name().to_owned()).collect();
+        if service.exited()?.is_some() {
+            fallen.push("the service".to_owned());
+        }
+        if !postgres.is_running()? {
+            fallen.push("Postgres".to_owned());
+        }
+        fallen.retain(|name| !named.contains(name));
+        for name in &fallen {
+            eprintln!("ended   {name}");
+        }
+        named.append(&mut fallen);
+        tokio::select! {
+            result = &mut interrupt => return result,
+            _ = ended.recv() => {}
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod ledger;
 mod live;
 mod load;
 mod policy;
+mod postgres_killed;
 mod reconcile;
 mod remote;
 mod resolver;
