@@ -20,11 +20,9 @@ use super::{ApiState, problem::Refusal, request::RequestId};
 use crate::{
     authority::{Actor, Authority, bundle::token_hash},
     error::{Error, Kind, Result},
+    model::CallerRole,
     store::tokens::Bearer,
 };
-
-/// The role whose bearer may do everything.
-const ADMINISTRATOR: &str = "sovereign-admin";
 
 /// How long a token that was found is believed without asking the ledger again: as long a revoked
 /// one lives on.
@@ -66,12 +64,14 @@ pub(super) async fn authenticate(
     let bearer = state.callers.bearer(&state.authority, token).await?.ok_or_else(|| {
         Refusal::unauthenticated(INVALID, "the token is unknown, revoked or expired; get a valid one")
     })?;
-    if bearer.role != ADMINISTRATOR {
+    if bearer.role != CallerRole::SovereignAdmin {
         let detail = format!("the role '{}' may not do this", bearer.role);
         return Err(Error::new(Kind::Forbidden, "forbidden", detail).into());
     }
-    let subject = format!("token:{}", bearer.name);
-    let actor = Actor { subject, request_id: Some(request_id.to_string()) };
+    let actor = Actor {
+        request_id: Some(request_id.to_string()),
+        ..Actor::caller(format!("token:{}", bearer.name), [bearer.role])
+    };
     request.extensions_mut().insert(Caller { actor });
     Ok(next.run(request).await)
 }

@@ -22,7 +22,7 @@ use crate::{
         envelope::Signed,
         limits::AccountLimits,
     },
-    model::ids::new_id,
+    model::{CallerRole, ids::new_id},
     nkey::{Account, KeyPair, Operator, PublicKey, Seed},
     signer::{SealedKey, Signer, lint},
     store::{
@@ -282,7 +282,7 @@ impl Bundle {
             id: new_id(clock, entropy),
             name: "admin".to_owned(),
             sha256,
-            role: "sovereign-admin".to_owned(),
+            role: CallerRole::SovereignAdmin,
         };
         tokens::insert(&mut tx, &token, now).await?;
         tx.commit().await?;

@@ -5,6 +5,7 @@
 //! Every change is one transaction with its audit event; every account is composed from the ledger
 //! and the policies (`compose`), never edited.
 
+mod approval;
 pub mod bundle;
 pub mod compose;
 mod consumers;
@@ -41,7 +42,7 @@ use crate::{
     clock::Clock,
     entropy::Entropy,
     error::{Error, Result},
-    model::{NameRules, ids::new_id},
+    model::{CallerRole, NameRules, ids::new_id},
     nkey::{Account, PublicKey},
     policy::Policies,
     signer::{SealedKey, Signer},
@@ -49,10 +50,16 @@ use crate::{
 };
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Actor {
     /// The caller's subject, or `task:<name>`.
     pub subject: String,
+    /// Who vouches for the subject: the issuer of its token; none for our own tokens and tasks.
+    pub issuer: Option<String>,
+    /// Where the request came from.
+    pub address: Option<String>,
+    /// What the caller is; a task is nothing.
+    pub roles: Vec<CallerRole>,
     /// The request that it asks with.
     pub request_id: Option<String>,
 }
@@ -60,7 +67,20 @@ pub struct Actor {
 impl Actor {
     /// One of our own tasks.
     pub fn task(name: &str) -> Self {
-        Self { subject: format!("task:{name}"), request_id: None }
+        Self { subject: format!("task:{name}"), ..Self::default() }
+    }
+
+    /// Somebody who has shown who it is.
+    pub fn caller(subject: impl Into<String>, roles: impl Into<Vec<CallerRole>>) -> Self {
+        Self { subject: subject.into(), roles: roles.into(), ..Self::default() }
+    }
+
+    /// The subject with who vouches for it: two issuers may know different people by one name.
+    pub fn identity(&self) -> String {
+        match &self.issuer {
+            Some(issuer) => format!("{}@{issuer}", self.subject),
+            None => self.subject.clone(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Data and transitions, without I/O: names, ids, states, and the views of them that callers get.
 //! What is decided about them lives in `authority`, how they are kept in `store`.
 
+pub mod caller;
 pub mod consumer;
 pub mod credential;
 pub mod ids;
@@ -9,6 +10,7 @@ pub mod organization;
 pub mod size;
 pub mod view;
 
+pub use caller::CallerRole;
 pub use consumer::{ConsumerConfig, ConsumerState, DeliverPolicy};
 pub use credential::{Credential, CredentialState};
 pub use names::{EnvType, Environment, ItemName, NameRules, OrgSlug};

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::Store;
-use crate::error::Result;
+use crate::{error::Result, model::CallerRole};
 
 /// A token to be kept.
 #[derive(Clone, Debug)]
@@ -16,8 +16,8 @@ pub struct NewToken {
     pub name: String,
     /// SHA-256 of the token's text.
     pub sha256: [u8; 32],
-    /// What its bearer may do.
-    pub role: String,
+    /// What its bearer is.
+    pub role: CallerRole,
 }
 
 /// The bearer of a token.
@@ -27,8 +27,8 @@ pub struct Bearer {
     pub id: Uuid,
     /// The token's name.
     pub name: String,
-    /// What its bearer may do.
-    pub role: String,
+    /// What it is.
+    pub role: CallerRole,
 }
 
 /// Keeps a token's hash.
@@ -37,7 +37,7 @@ pub async fn insert(connection: &mut PgConnection, token: &NewToken, now: DateTi
         .bind(token.id)
         .bind(&token.name)
         .bind(&token.sha256[..])
-        .bind(&token.role)
+        .bind(token.role.as_str())
         .bind(now)
         .execute(connection)
         .await?;
@@ -55,7 +55,9 @@ impl Store {
         .bind(now)
         .fetch_optional(self.pool())
         .await?;
-        row.map(|row| Ok(Bearer { id: row.try_get("id")?, name: row.try_get("name")?, role: row.try_get("role")? }))
-            .transpose()
+        row.map(|row| {
+            Ok(Bearer { id: row.try_get("id")?, name: row.try_get("name")?, role: super::parse(row.try_get("role")?)? })
+        })
+        .transpose()
     }
 }

@@ -11,7 +11,7 @@ use nats_authority::{
     entropy::{Entropy, SystemEntropy},
     error::Kind,
     jwt,
-    model::{CredentialState, EnvType, Environment, NameRules, OrgSlug, OrgState},
+    model::{CallerRole, CredentialState, EnvType, Environment, NameRules, OrgSlug, OrgState},
     nkey::{KeyPair, User},
     policy::Policies,
     signer::{SealingKey, SealingKeys, Signer},
@@ -51,7 +51,7 @@ pub async fn ledger() -> Ledger {
     .await
     .unwrap();
     authority.set_standing(standing(3, Some(true)));
-    let actor = Actor { subject: "test".to_owned(), request_id: Some("r1".to_owned()) };
+    let actor = Actor { request_id: Some("r1".to_owned()), ..Actor::caller("test", [CallerRole::SovereignAdmin]) };
     Ledger { authority, clock, actor, admin_token: new.admin_token.to_string(), _database: database }
 }
 

@@ -13,7 +13,7 @@ use nats_authority::{
     dev::nats::{Cluster, ClusterSpec, Trust},
     entropy::{Entropy, SystemEntropy},
     model::{
-        EnvType, NameRules, OrgSlug,
+        CallerRole, EnvType, NameRules, OrgSlug,
         view::{Convergence, OrganizationView},
     },
     policy::Policies,
@@ -71,7 +71,7 @@ impl Stack {
             replicas: None,
         };
         let resolver = tasks::start(&authority, &setup, &TaskTracker::new(), &stop).unwrap();
-        let actor = Actor { subject: "test".to_owned(), request_id: None };
+        let actor = Actor::caller("test", [CallerRole::SovereignAdmin]);
         let admin_token = new.admin_token.to_string();
         let stack = Self { cluster, authority, resolver, actor, database, trust, admin_token, stop, _dir: dir };
         stack.servers_live(nodes).await;
