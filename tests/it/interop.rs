@@ -19,6 +19,8 @@ const FILES: &[(&str, &str)] = &[
     ("check-jwts.mjs", include_str!("../interop/check-jwts.mjs")),
     ("use-creds.mjs", include_str!("../interop/use-creds.mjs")),
     ("use_creds.py", include_str!("../interop/use_creds.py")),
+    ("roles.mjs", include_str!("../interop/roles.mjs")),
+    ("roles.py", include_str!("../interop/roles.py")),
 ];
 
 /// A folder below the target folder in which `install` has succeeded once for these files.
@@ -50,7 +52,7 @@ fn installed(name: &str, install: impl FnOnce(&Path) -> Result<(), String>) -> O
 }
 
 /// Runs a program of the machine; its words when it fails.
-fn run(program: impl AsRef<Path>, arguments: &[&str], dir: &Path, input: &str) -> Result<String, String> {
+pub fn run(program: impl AsRef<Path>, arguments: &[&str], dir: &Path, input: &str) -> Result<String, String> {
     let program = program.as_ref();
     let mut child = Command::new(program)
         .args(arguments)
@@ -71,16 +73,19 @@ fn run(program: impl AsRef<Path>, arguments: &[&str], dir: &Path, input: &str) -
     }
 }
 
-fn javascript() -> Option<PathBuf> {
+/// Where the JavaScript libraries and scripts are, if they could be had.
+pub fn javascript() -> Option<PathBuf> {
     installed("interop-js", |dir| {
         run("node", &["--version"], dir, "")?;
         run("npm", &["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], dir, "").map(drop)
     })
 }
 
-const PYTHON: &str = "venv/bin/python";
+/// The interpreter in what [`python`] installed.
+pub const PYTHON: &str = "venv/bin/python";
 
-fn python() -> Option<PathBuf> {
+/// As [`javascript`], for Python.
+pub fn python() -> Option<PathBuf> {
     installed("interop-py", |dir| {
         run("python3", &["-m", "venv", "--clear", "venv"], dir, "")?;
         let pip =

@@ -17,6 +17,7 @@ mod postgres_killed;
 mod reconcile;
 mod remote;
 mod resolver;
+mod roles;
 mod rotation;
 mod secrets;
 mod simulation;
