@@ -21,6 +21,8 @@ pub enum Kind {
     NotFound,
     /// The request contradicts the present state.
     Conflict,
+    /// What the caller wants to change is no longer as it last saw it.
+    Changed,
     /// Too many requests.
     Busy,
     /// Something that we need is not there now; the same request may succeed later.

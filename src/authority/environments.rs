@@ -4,15 +4,17 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Actor, Authority, organizations::no_organization};
+use super::{
+    Actor, Authority,
+    work::{Applying, Work},
+};
 use crate::{
     error::{Error, Result},
     model::{EnvState, EnvType, Environment, OrgSlug, Organization, view::EnvironmentView},
     store::{
-        Tx, audit, consumers,
+        Connection, audit, consumers,
         environments::{self, EnvironmentRow},
         keys::{self, KeyScope, NewAccountKey},
-        organizations,
     },
 };
 
@@ -24,29 +26,42 @@ impl Authority {
         slug: &OrgSlug,
         env_type: &EnvType,
     ) -> Result<(EnvironmentView, bool)> {
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let (_, created) = self.put_environment_in(change.work(), actor, slug, env_type).await?;
+        change.commit().await?;
+        if created {
+            self.wake();
+        }
+        Ok((self.environment(slug, env_type).await?, created))
+    }
+
+    pub(super) async fn put_environment_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+    ) -> Result<(Organization, bool)> {
         self.settings.names.check_env_type(env_type)?;
-        let mut tx = self.store.begin().await?;
-        let org = organizations::lock(&mut tx, slug).await?.ok_or_else(|| no_organization(slug))?;
+        let org = self.lock_organization(work, slug).await?;
         org.state.require_active()?;
-        if let Some(found) = environments::of(&mut tx, org.id).await?.into_iter().find(|row| row.env_type == *env_type)
-        {
+        let there = environments::of(work.rows(), org.id).await?;
+        if let Some(found) = there.into_iter().find(|row| row.env_type == *env_type) {
             if found.state == EnvState::Deleting {
                 return Err(Error::conflict(
                     "environment-deleting",
                     "the environment is being deleted; wait until it is gone and try again",
                 ));
             }
-            return Ok((environment_view(slug, &found), false));
+            return Ok((org, false));
         }
         let environment = Environment::new(slug.clone(), env_type.clone());
         let event =
             self.event(actor, "environment.create", Some(slug), environment.name(), json!({"envType": env_type}));
-        audit::record(&mut tx, &event).await?;
-        self.add_environments(&mut tx, &org, std::slice::from_ref(env_type)).await?;
-        self.mint(&mut tx, &org, event.id).await?;
-        tx.commit().await?;
-        self.wake();
-        Ok((self.environment(slug, env_type).await?, true))
+        audit::record(work.rows(), &event).await?;
+        self.add_environments(work.rows(), &org, std::slice::from_ref(env_type)).await?;
+        self.mint(work, &org, event.id).await?;
+        Ok((org, true))
     }
 
     /// Removes an environment: its users are closed at once, stream and bucket go with
@@ -57,27 +72,38 @@ impl Authority {
         slug: &OrgSlug,
         env_type: &EnvType,
     ) -> Result<EnvironmentView> {
-        let mut tx = self.store.begin().await?;
-        let org = organizations::lock(&mut tx, slug).await?.ok_or_else(|| no_organization(slug))?;
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let (_, row) = self.delete_environment_in(change.work(), actor, slug, env_type).await?;
+        change.commit().await?;
+        self.wake();
+        Ok(environment_view(slug, &row))
+    }
+
+    pub(super) async fn delete_environment_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+    ) -> Result<(Organization, EnvironmentRow)> {
+        let org = self.lock_organization(work, slug).await?;
         org.state.require_active()?;
-        let mut row = environments::of(&mut tx, org.id)
+        let mut row = environments::of(work.rows(), org.id)
             .await?
             .into_iter()
             .find(|row| row.env_type == *env_type)
             .ok_or_else(|| no_environment(slug, env_type))?;
         if row.state != EnvState::Deleting {
-            environments::start_deletion(&mut tx, row.id, self.now()).await?;
-            consumers::abandon(&mut tx, row.id).await?;
-            keys::retire_environment(&mut tx, row.id).await?;
+            environments::start_deletion(work.rows(), row.id, self.now()).await?;
+            consumers::abandon(work.rows(), row.id).await?;
+            keys::retire_environment(work.rows(), row.id).await?;
             let environment = Environment::new(slug.clone(), env_type.clone());
             let event = self.event(actor, "environment.delete", Some(slug), environment.name(), json!({}));
-            audit::record(&mut tx, &event).await?;
-            self.mint(&mut tx, &org, event.id).await?;
-            tx.commit().await?;
-            self.wake();
+            audit::record(work.rows(), &event).await?;
+            self.mint(work, &org, event.id).await?;
             row.state = EnvState::Deleting;
         }
-        Ok(environment_view(slug, &row))
+        Ok((org, row))
     }
 
     /// One environment.
@@ -97,7 +123,12 @@ impl Authority {
     }
 
     /// Writes environments and their scoped keys.
-    pub(super) async fn add_environments(&self, tx: &mut Tx, org: &Organization, env_types: &[EnvType]) -> Result<()> {
+    pub(super) async fn add_environments(
+        &self,
+        tx: &mut Connection,
+        org: &Organization,
+        env_types: &[EnvType],
+    ) -> Result<()> {
         let now = self.now();
         let mut new_keys = Vec::new();
         for env_type in env_types {

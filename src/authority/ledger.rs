@@ -7,12 +7,13 @@ use super::{
     Actor, Authority,
     organizations::check_reason,
     requests::{CanI, Reason, Verdict},
+    work::{Applying, Work},
 };
 use crate::{
     error::{Error, Result},
     jwt::{self, Permissions},
     model::{
-        Credential, CredentialState, EnvType, Environment, OrgSlug,
+        Credential, CredentialState, EnvType, Environment, OrgSlug, Organization,
         names::inbox_prefix,
         view::{CredentialView, PermissionView, PermissionsView},
     },
@@ -49,26 +50,31 @@ impl Authority {
         id: Uuid,
         reason: Reason,
     ) -> Result<(CredentialView, PublicKey<crate::nkey::Account>)> {
-        check_reason(&reason)?;
-        let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
-        let mut tx = self.store.begin().await?;
-        let org = organizations::lock(&mut tx, &row.org).await?.ok_or_else(no_credential)?;
-        if credentials::revoke(&mut tx, id, self.now(), reason.reason.as_deref()).await? {
-            let event = self.event(
-                actor,
-                "credential.revoke",
-                Some(&row.org),
-                id,
-                json!({
-                    "userKey": row.user_key, "name": row.name, "reason": reason.reason,
-                }),
-            );
-            audit::record(&mut tx, &event).await?;
-            self.mint(&mut tx, &org, event.id).await?;
-            tx.commit().await?;
-            self.wake();
-        }
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let org = self.revoke_in(change.work(), actor, id, &reason).await?;
+        change.commit().await?;
+        self.wake();
         Ok((self.credential(id).await?, org.account))
+    }
+
+    pub(super) async fn revoke_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        id: Uuid,
+        reason: &Reason,
+    ) -> Result<Organization> {
+        check_reason(reason)?;
+        let row = credentials::find(work.rows(), id).await?.ok_or_else(no_credential)?;
+        let org = organizations::lock(work.rows(), &row.org).await?.ok_or_else(no_credential)?;
+        work.require_generation(org.account).await?;
+        if credentials::revoke(work.rows(), id, self.now(), reason.reason.as_deref()).await? {
+            let detail = json!({"userKey": row.user_key, "name": row.name, "reason": reason.reason});
+            let event = self.event(actor, "credential.revoke", Some(&row.org), id, detail);
+            audit::record(work.rows(), &event).await?;
+            self.mint(work, &org, event.id).await?;
+        }
+        Ok(org)
     }
 
     /// Whether a role or a credential may do something, and by which rule.

@@ -8,35 +8,114 @@ use uuid::Uuid;
 use super::{
     Authority,
     compose::{Composition, Shape, compose, content_hash},
+    work::Work,
 };
 use crate::{
     error::{Error, Kind, Result},
-    jwt::{Claims, limits::AccountLimits},
-    model::{EnvState, Environment, OrgState, Organization},
+    jwt::{self, Claims, Linted, limits::AccountLimits},
+    model::{EnvState, Environment, OrgSlug, OrgState, Organization},
+    nkey::{Account, PublicKey},
     policy::{LimitsOverride, Policies},
     signer::lint,
-    store::{Tx, accounts, credentials, environments, keys},
+    store::{Connection, accounts, credentials, environments, keys},
 };
 
 /// How long after its end a revoked credential keeps its entry: clocks of servers differ.
 const SKEW: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 
+/// What minting decided for one account, before anything is signed.
+pub(super) struct Decided {
+    /// Whose account.
+    pub(super) org: OrgSlug,
+    /// The account.
+    pub(super) account: PublicKey<Account>,
+    /// Its generation now; 0: it has none.
+    pub(super) generation: i64,
+    /// What it says now; none: it is new.
+    pub(super) before: Option<jwt::Account>,
+    /// What it would say.
+    pub(super) after: jwt::Account,
+    /// Bytes of the token now.
+    pub(super) bytes_before: usize,
+    /// Bytes that the next token would have; none: nothing would be minted.
+    pub(super) bytes_after: Option<usize>,
+}
+
+/// An account's next claims, checked; none to sign when they are those that it has.
+struct Decision {
+    locked: accounts::AccountRow,
+    content_hash: [u8; 32],
+    linted: Option<Linted<jwt::Account>>,
+}
+
 impl Authority {
     /// Mints the next generation of an organization's account if it differs. Returns the generation
-    /// that is current afterwards.
-    pub(super) async fn mint(&self, tx: &mut Tx, org: &Organization, event: Uuid) -> Result<i64> {
+    /// that is current afterwards. A trial gets the same refusals, and nothing is signed or recorded.
+    pub(super) async fn mint(&self, work: &mut Work, org: &Organization, event: Uuid) -> Result<i64> {
+        let decision = self.decide(work.rows(), org).await?;
+        if work.trial().is_some() {
+            return self.note(work, org, &decision).await;
+        }
+        let Some(linted) = decision.linted else { return Ok(decision.locked.generation) };
+        let signed = self.signer.sign_as_operator(&self.operator_key, linted)?;
+        let generation = decision.locked.generation + 1;
+        let minted = accounts::Minted {
+            signed: &signed,
+            content_hash: decision.content_hash,
+            generation,
+            audit_event: event,
+            at: self.now(),
+        };
+        accounts::record(work.rows(), &minted).await?;
+        Ok(generation)
+    }
+
+    /// In a trial of a change that minted nothing: notes how the account stands.
+    pub(super) async fn look(&self, work: &mut Work, org: &Organization) -> Result<()> {
+        let decision = self.decide(work.rows(), org).await?;
+        self.note(work, org, &decision).await.map(drop)
+    }
+
+    async fn note(&self, work: &mut Work, org: &Organization, decision: &Decision) -> Result<i64> {
+        let generation = decision.locked.generation;
+        let token = accounts::current(work.rows(), org.account).await?;
+        let before = match &token {
+            None => None,
+            Some(token) => {
+                let wrong = |error| Error::internal("the ledger holds an unreadable account JWT").with_source(error);
+                Some(jwt::envelope::decode::<jwt::Account>(token).map_err(wrong)?.claims.nats)
+            }
+        };
+        let after = decision.linted.as_ref().map(|linted| linted.claims().nats.clone());
+        let decided = Decided {
+            org: org.slug.clone(),
+            account: org.account,
+            generation,
+            after: after.or_else(|| before.clone()).ok_or_else(|| Error::internal("an account without claims"))?,
+            before,
+            bytes_before: token.map_or(0, |token| token.len()),
+            bytes_after: decision.linted.as_ref().map(Linted::token_len),
+        };
+        if let Some(tried) = work.trial() {
+            tried.push(decided);
+        }
+        Ok(generation)
+    }
+
+    async fn decide(&self, tx: &mut Connection, org: &Organization) -> Result<Decision> {
         let locked = accounts::lock(tx, org.account).await?;
         // Resolvers keep the newer of two JWTs by their issue time in whole seconds, so it has to
         // increase even when two changes fall into one second.
         let issued_at = self.clock.unix().max(locked.iat + 1);
         let composition = self.composition(tx, org, issued_at).await?;
         let account = compose(&composition);
-        let hash = content_hash(&composition.name, &account)
+        let content_hash = content_hash(&composition.name, &account)
             .map_err(|error| Error::internal("account claims cannot be written").with_source(error))?;
-        if locked.content_hash == Some(hash) {
-            return Ok(locked.generation);
+        if locked.content_hash == Some(content_hash) {
+            return Ok(Decision { locked, content_hash, linted: None });
         }
-        self.standing().require_trust()?;
+        let standing = self.standing();
+        standing.require_trust()?;
         let linted = lint(Claims {
             audience: None,
             expires: None,
@@ -48,26 +127,11 @@ impl Authority {
             subject: org.account.into(),
             nats: account,
         })?;
-        let signed = self.signer.sign_as_operator(&self.operator_key, linted)?;
-        let max_payload = self.standing().max_payload();
-        if signed.token_len() > max_payload {
-            return Err(Error::new(
-                Kind::TooLarge,
-                "account-too-large",
-                format!(
-                    "the account's JWT would have {} bytes and the servers take {max_payload}; revoke fewer single credentials or raise max_payload",
-                    signed.token_len()
-                ),
-            ));
-        }
-        let generation = locked.generation + 1;
-        let minted =
-            accounts::Minted { signed: &signed, content_hash: hash, generation, audit_event: event, at: self.now() };
-        accounts::record(tx, &minted).await?;
-        Ok(generation)
+        require_room(linted.token_len(), standing.max_payload())?;
+        Ok(Decision { locked, content_hash, linted: Some(linted) })
     }
 
-    async fn composition(&self, tx: &mut Tx, org: &Organization, issued_at: i64) -> Result<Composition> {
+    async fn composition(&self, tx: &mut Connection, org: &Organization, issued_at: i64) -> Result<Composition> {
         let policies = self.policies();
         let environments: BTreeMap<Uuid, Environment> = environments::of(tx, org.id)
             .await?
@@ -101,6 +165,19 @@ impl Authority {
             revocations: credentials::revocations(tx, org.id, self.now() - SKEW).await?,
         })
     }
+}
+
+fn require_room(bytes: usize, max_payload: usize) -> Result<()> {
+    if bytes <= max_payload {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::TooLarge,
+        "account-too-large",
+        format!(
+            "the account's JWT would have {bytes} bytes and the servers take {max_payload}; revoke fewer single credentials or raise max_payload"
+        ),
+    ))
 }
 
 /// The limits of a plan with an organization's overrides.

@@ -18,6 +18,7 @@ mod ledger;
 mod mint;
 mod organizations;
 mod own_users;
+mod preview;
 pub mod proof;
 pub mod reconcile;
 mod repair;
@@ -26,6 +27,7 @@ mod rotation;
 pub mod server_config;
 mod standing;
 mod wait;
+mod work;
 
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ use uuid::Uuid;
 
 pub use issue::{Issued, MAX_BATCH};
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
+pub use preview::{Preview, Proposal};
 pub use standing::{Compared, ServerStanding, Standing};
 
 use crate::{
@@ -62,6 +65,8 @@ pub struct Actor {
     pub roles: Vec<CallerRole>,
     /// The request that it asks with.
     pub request_id: Option<String>,
+    /// The generation of the account at which it wants the change; at another one it is refused.
+    pub if_generation: Option<i64>,
 }
 
 impl Actor {
@@ -254,6 +259,11 @@ impl Authority {
     /// The operator's signing key can be opened with the configured sealing keys.
     pub fn check_signing_key(&self) -> Result<()> {
         self.signer.check(&self.operator_key)
+    }
+
+    /// How many tokens were signed since the start.
+    pub fn tokens_signed(&self) -> u64 {
+        self.signer.tokens_signed()
     }
 
     /// The public key of the operator's signing key.

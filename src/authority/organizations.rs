@@ -7,14 +7,15 @@ use super::{
     environments::environment_view,
     mint::{limits, parse_overrides},
     requests::{ChangeOrganization, NewOrganization, Reason},
+    work::{Applying, Work, check_generation},
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{EnvType, OrgSlug, OrgState, Organization, view::OrganizationView},
     nkey::{self, KeyPair},
-    policy::{Promise, promise_of},
+    policy::{Policies, Promise, promise_of},
     store::{
-        Tx, accounts, audit, consumers, environments,
+        Connection, accounts, audit, consumers, environments,
         keys::{self, KeyScope, NewAccountKey},
         organizations::{self, Bytes},
         page::Page,
@@ -31,36 +32,46 @@ impl Authority {
     /// Onboards an organization: the account, its keys and its environments. Finds it when it is
     /// already there with the same content; the flag says whether it was made now.
     pub async fn onboard(&self, actor: &Actor, request: NewOrganization) -> Result<(OrganizationView, bool)> {
-        let slug: OrgSlug = request.slug.parse()?;
-        self.settings.names.check_slug(&slug)?;
-        let env_types = self.parse_env_types(&request.environments)?;
-        let wanted = self.wanted(&slug, &request, env_types)?;
+        let (slug, wanted) = self.wanted(&request)?;
         if let Some(found) = self.store.organization(&slug).await? {
-            return self.same_as(&found, &wanted).await.map(|view| (view, false));
+            return self.same_as(actor, &found, &wanted).await.map(|view| (view, false));
         }
-        let promise = self.promise(&wanted.plan, &json!({}))?;
-        let mut tx = self.store.begin().await?;
-        let Some(org) = self.create(&mut tx, &slug, &wanted, promise).await? else {
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let Some(org) = self.onboard_in(change.work(), actor, &slug, &wanted).await? else {
             // Another request onboarded it between our look and our insert.
-            drop(tx);
+            drop(change);
             let found = self.store.organization(&slug).await?.ok_or_else(busy)?;
-            return self.same_as(&found, &wanted).await.map(|view| (view, false));
+            return self.same_as(actor, &found, &wanted).await.map(|view| (view, false));
         };
-        let event = self.event(actor, "organization.onboard", Some(&slug), &slug, json!({
-            "account": org.account, "plan": org.plan, "displayName": org.display_name, "environments": wanted.env_types,
-        }));
-        audit::record(&mut tx, &event).await?;
-        self.add_environments(&mut tx, &org, &wanted.env_types).await?;
-        self.mint(&mut tx, &org, event.id).await?;
-        tx.commit().await?;
+        change.commit().await?;
         self.wake();
         self.view(&org).await.map(|view| (view, true))
+    }
+
+    /// None: the slug is taken.
+    pub(super) async fn onboard_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        wanted: &Wanted,
+    ) -> Result<Option<Organization>> {
+        work.require_new()?;
+        let promise = self.promise(&wanted.plan, &json!({}))?;
+        let Some(org) = self.create(work.rows(), slug, wanted, promise).await? else { return Ok(None) };
+        let event = self.event(actor, "organization.onboard", Some(slug), slug, json!({
+            "account": org.account, "plan": org.plan, "displayName": org.display_name, "environments": wanted.env_types,
+        }));
+        audit::record(work.rows(), &event).await?;
+        self.add_environments(work.rows(), &org, &wanted.env_types).await?;
+        self.mint(work, &org, event.id).await?;
+        Ok(Some(org))
     }
 
     /// Makes account, plain signing key and row; none: the slug was taken meanwhile.
     async fn create(
         &self,
-        tx: &mut Tx,
+        tx: &mut Connection,
         slug: &OrgSlug,
         wanted: &Wanted,
         promise: Bytes,
@@ -91,95 +102,75 @@ impl Authority {
 
     /// Changes display name, plan or limits.
     pub async fn change(&self, actor: &Actor, slug: &OrgSlug, change: ChangeOrganization) -> Result<OrganizationView> {
-        let overrides = change.limits.clone().unwrap_or_else(|| json!({}));
-        parse_overrides(&overrides)?;
-        if let Some(name) = &change.display_name {
-            check_display_name(name)?;
-        }
-        self.transform(actor, slug, "organization.change", json!({"change": change}), |authority, org| {
-            org.state.require_active()?;
-            if let Some(name) = change.display_name {
-                org.display_name = name;
-            }
-            if let Some(plan) = change.plan {
-                authority.policies().plan(&plan)?;
-                org.plan = plan;
-            }
-            if change.limits.is_some() {
-                org.limits = overrides;
-            }
-            Ok(false)
-        })
-        .await
+        self.transform(actor, slug, &Transform::Change(&change)).await
     }
 
     /// Stops every connection of an organization and keeps its data.
     pub async fn suspend(&self, actor: &Actor, slug: &OrgSlug, reason: Reason) -> Result<OrganizationView> {
-        check_reason(&reason)?;
-        self.transform(actor, slug, "organization.suspend", json!({"reason": reason.reason}), |_, org| {
-            org.state = org.state.suspend()?;
-            Ok(false)
-        })
-        .await
+        self.transform(actor, slug, &Transform::Suspend(&reason)).await
     }
 
     /// Undoes a suspension.
     pub async fn resume(&self, actor: &Actor, slug: &OrgSlug, reason: Reason) -> Result<OrganizationView> {
-        check_reason(&reason)?;
-        self.transform(actor, slug, "organization.resume", json!({"reason": reason.reason}), |_, org| {
-            org.state = org.state.resume()?;
-            Ok(false)
-        })
-        .await
+        self.transform(actor, slug, &Transform::Resume(&reason)).await
     }
 
     /// Starts the deletion: the account becomes a tombstone, the push task deletes it from the servers
     /// and then marks the organization deleted. `purge` also frees its JetStream data.
     pub async fn delete(&self, actor: &Actor, slug: &OrgSlug, purge: bool) -> Result<OrganizationView> {
-        self.transform(actor, slug, "organization.delete", json!({"purge": purge}), |_, org| {
-            org.state = org.state.delete();
-            Ok(purge)
-        })
-        .await
+        self.transform(actor, slug, &Transform::Delete { purge }).await
     }
 
-    /// One change of an organization in one transaction: decide, write, compose, mint. A change that
-    /// changes nothing writes nothing.
-    async fn transform(
+    async fn transform(&self, actor: &Actor, slug: &OrgSlug, what: &Transform<'_>) -> Result<OrganizationView> {
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let org = self.transform_in(change.work(), actor, slug, what).await?;
+        change.commit().await?;
+        self.wake();
+        self.view(&org).await
+    }
+
+    /// One change of an organization: decide, write, compose, mint. A change that changes nothing
+    /// writes nothing.
+    pub(super) async fn transform_in(
         &self,
+        work: &mut Work,
         actor: &Actor,
         slug: &OrgSlug,
-        action: &'static str,
-        detail: serde_json::Value,
-        decide: impl FnOnce(&Self, &mut Organization) -> Result<bool> + Send,
-    ) -> Result<OrganizationView> {
-        let mut tx = self.store.begin().await?;
-        let before = organizations::lock(&mut tx, slug).await?.ok_or_else(|| no_organization(slug))?;
+        what: &Transform<'_>,
+    ) -> Result<Organization> {
+        what.check()?;
+        let before = self.lock_organization(work, slug).await?;
         let mut org = before.clone();
-        let purge = decide(self, &mut org)?;
+        what.decide(&self.policies(), &mut org)?;
         let unchanged = (&org.display_name, &org.plan, &org.limits, org.state)
             == (&before.display_name, &before.plan, &before.limits, before.state);
         if unchanged {
-            drop(tx);
-            return self.view(&org).await;
+            return Ok(org);
         }
         org.updated_at = self.now();
-        let promised = organizations::promise(&mut tx, org.id).await?;
+        let promised = organizations::promise(work.rows(), org.id).await?;
         let promise = if org.state == OrgState::Deleting { promised } else { self.promise(&org.plan, &org.limits)? };
-        self.admit(&mut tx, Bytes { memory: promise.memory - promised.memory, disk: promise.disk - promised.disk })
-            .await?;
-        organizations::update(&mut tx, &org, promise, purge).await?;
+        let change = Bytes { memory: promise.memory - promised.memory, disk: promise.disk - promised.disk };
+        self.admit(work.rows(), change).await?;
+        let purge = matches!(what, Transform::Delete { purge: true });
+        organizations::update(work.rows(), &org, promise, purge).await?;
         if org.state == OrgState::Deleting {
-            consumers::abandon_all(&mut tx, org.id).await?;
-            environments::abandon(&mut tx, org.id).await?;
-            accounts::bury(&mut tx, org.account).await?;
+            consumers::abandon_all(work.rows(), org.id).await?;
+            environments::abandon(work.rows(), org.id).await?;
+            accounts::bury(work.rows(), org.account).await?;
         }
+        let (action, detail) = what.event();
         let event = self.event(actor, action, Some(slug), slug, detail);
-        audit::record(&mut tx, &event).await?;
-        self.mint(&mut tx, &org, event.id).await?;
-        tx.commit().await?;
-        self.wake();
-        self.view(&org).await
+        audit::record(work.rows(), &event).await?;
+        self.mint(work, &org, event.id).await?;
+        Ok(org)
+    }
+
+    /// Locks an organization for a change, under the condition that the caller may have set.
+    pub(super) async fn lock_organization(&self, work: &mut Work, slug: &OrgSlug) -> Result<Organization> {
+        let org = organizations::lock(work.rows(), slug).await?.ok_or_else(|| no_organization(slug))?;
+        work.require_generation(org.account).await?;
+        Ok(org)
     }
 
     /// One organization. A deleted one is shown as long as its slug is not used again.
@@ -244,7 +235,7 @@ impl Authority {
 
     /// Adds `change` to what is promised, unless the cluster does not have it. Shrinking is always
     /// allowed.
-    async fn admit(&self, tx: &mut Tx, change: Bytes) -> Result<()> {
+    async fn admit(&self, tx: &mut Connection, change: Bytes) -> Result<()> {
         if change == Bytes::default() {
             return Ok(());
         }
@@ -290,18 +281,27 @@ impl Authority {
         Ok(Bytes { memory, disk })
     }
 
-    fn wanted(&self, slug: &OrgSlug, request: &NewOrganization, env_types: Vec<EnvType>) -> Result<Wanted> {
+    pub(super) fn wanted(&self, request: &NewOrganization) -> Result<(OrgSlug, Wanted)> {
+        let slug: OrgSlug = request.slug.parse()?;
+        self.settings.names.check_slug(&slug)?;
+        let env_types = self.parse_env_types(&request.environments)?;
         let plan = request.plan.clone().unwrap_or_else(|| self.settings.default_plan.clone());
         self.policies().plan(&plan)?;
         let display_name = request.display_name.clone().unwrap_or_else(|| slug.to_string());
         check_display_name(&display_name)?;
-        Ok(Wanted { display_name, plan, env_types })
+        Ok((slug, Wanted { display_name, plan, env_types }))
     }
 
     /// The platform's events arrive late and twice: the same request again finds the organization.
     /// Environments may have been added since; one that is missing makes it another request.
-    async fn same_as(&self, found: &Organization, wanted: &Wanted) -> Result<OrganizationView> {
+    pub(super) async fn same_as(
+        &self,
+        actor: &Actor,
+        found: &Organization,
+        wanted: &Wanted,
+    ) -> Result<OrganizationView> {
         let view = self.view(found).await?;
+        check_generation(actor.if_generation, view.resolver.generation)?;
         let differs = if found.state == OrgState::Deleting {
             Some("it is being deleted")
         } else if view.display_name != wanted.display_name {
@@ -349,7 +349,61 @@ impl Authority {
     }
 }
 
-struct Wanted {
+/// A change of an organization that is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Transform<'a> {
+    Change(&'a ChangeOrganization),
+    Suspend(&'a Reason),
+    Resume(&'a Reason),
+    Delete { purge: bool },
+}
+
+impl Transform<'_> {
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Change(change) => {
+                change.limits.as_ref().map(parse_overrides).transpose()?;
+                change.display_name.as_deref().map(check_display_name).transpose()?;
+                Ok(())
+            }
+            Self::Suspend(reason) | Self::Resume(reason) => check_reason(reason),
+            Self::Delete { .. } => Ok(()),
+        }
+    }
+
+    fn decide(&self, policies: &Policies, org: &mut Organization) -> Result<()> {
+        match self {
+            Self::Change(change) => {
+                org.state.require_active()?;
+                if let Some(name) = &change.display_name {
+                    org.display_name.clone_from(name);
+                }
+                if let Some(plan) = &change.plan {
+                    policies.plan(plan)?;
+                    org.plan.clone_from(plan);
+                }
+                if let Some(limits) = &change.limits {
+                    org.limits.clone_from(limits);
+                }
+            }
+            Self::Suspend(_) => org.state = org.state.suspend()?,
+            Self::Resume(_) => org.state = org.state.resume()?,
+            Self::Delete { .. } => org.state = org.state.delete(),
+        }
+        Ok(())
+    }
+
+    fn event(&self) -> (&'static str, serde_json::Value) {
+        match self {
+            Self::Change(change) => ("organization.change", json!({"change": change})),
+            Self::Suspend(reason) => ("organization.suspend", json!({"reason": reason.reason})),
+            Self::Resume(reason) => ("organization.resume", json!({"reason": reason.reason})),
+            Self::Delete { purge } => ("organization.delete", json!({"purge": purge})),
+        }
+    }
+}
+
+pub(super) struct Wanted {
     display_name: String,
     plan: String,
     env_types: Vec<EnvType>,
@@ -382,6 +436,6 @@ pub(super) fn no_organization(slug: &OrgSlug) -> Error {
     Error::not_found("no-organization", format!("there is no organization '{slug}'"))
 }
 
-fn busy() -> Error {
+pub(super) fn busy() -> Error {
     Error::unavailable("busy", "the organization is being changed; try again")
 }

@@ -10,6 +10,7 @@ use super::{
     Actor, Authority, Issued,
     ledger::no_credential,
     requests::{NewCredential, Rotate},
+    work::Applying,
 };
 use crate::{
     error::{Error, Result},
@@ -18,7 +19,7 @@ use crate::{
         size::{format_duration, parse_grace},
     },
     store::{
-        Tx, audit,
+        audit,
         credentials::{self, Superseded},
         organizations,
     },
@@ -80,9 +81,9 @@ impl Authority {
     pub async fn end_superseded(&self, now: DateTime<Utc>) -> Result<usize> {
         let (mut ended, mut failed, mut first_error) = (0, Vec::new(), None);
         loop {
-            let mut tx = self.store.begin().await?;
-            let Some(org) = organizations::claim_with_ended(&mut tx, now, &failed).await? else { break };
-            match self.end_in(tx, &org, now).await {
+            let mut change = Applying::begin(&self.store, &Actor::task("expire")).await?;
+            let Some(org) = organizations::claim_with_ended(change.work().rows(), now, &failed).await? else { break };
+            match self.end_in(change, &org, now).await {
                 Ok(count) => ended += count,
                 Err(error) => {
                     failed.push(org.id);
@@ -96,20 +97,26 @@ impl Authority {
         first_error.map_or(Ok(ended), Err)
     }
 
-    async fn end_in(&self, mut tx: Tx, org: &crate::model::Organization, now: DateTime<Utc>) -> Result<usize> {
+    async fn end_in(
+        &self,
+        mut change: Applying,
+        org: &crate::model::Organization,
+        now: DateTime<Utc>,
+    ) -> Result<usize> {
         let actor = Actor::task("expire");
-        let ended = credentials::end_superseded(&mut tx, org.id, now, REASON).await?;
+        let work = change.work();
+        let ended = credentials::end_superseded(work.rows(), org.id, now, REASON).await?;
         let mut last = None;
         for credential in &ended {
             let detail = json!({"userKey": credential.user_key, "name": credential.name, "reason": REASON});
             let event = self.event(&actor, "credential.revoke", Some(&org.slug), credential.id, detail);
-            audit::record(&mut tx, &event).await?;
+            audit::record(work.rows(), &event).await?;
             last = Some(event.id);
         }
         // None: another replica ended them between our look and our lock.
         if let Some(event) = last {
-            self.mint(&mut tx, org, event).await?;
-            tx.commit().await?;
+            self.mint(work, org, event).await?;
+            change.commit().await?;
         }
         Ok(ended.len())
     }

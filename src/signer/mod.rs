@@ -6,7 +6,10 @@ mod seal;
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lru::LruCache;
@@ -38,12 +41,24 @@ pub struct Signer {
     entropy: Arc<dyn Entropy>,
     accounts: Mutex<LruCache<PublicKey<nkey::Account>, Arc<KeyPair<nkey::Account>>>>,
     operator: Mutex<Option<Arc<KeyPair<nkey::Operator>>>>,
+    signed: AtomicU64,
 }
 
 impl Signer {
     /// A signer that opens seeds with these sealing keys.
     pub fn new(sealing: SealingKeys, entropy: Arc<dyn Entropy>) -> Self {
-        Self { sealing, entropy, accounts: Mutex::new(LruCache::new(KEPT_KEYS)), operator: Mutex::new(None) }
+        Self {
+            sealing,
+            entropy,
+            accounts: Mutex::new(LruCache::new(KEPT_KEYS)),
+            operator: Mutex::new(None),
+            signed: AtomicU64::new(0),
+        }
+    }
+
+    /// How many tokens were signed since the start.
+    pub fn tokens_signed(&self) -> u64 {
+        self.signed.load(Ordering::Relaxed)
     }
 
     /// Makes a new key and seals its seed; the seed exists nowhere else.
@@ -66,6 +81,7 @@ impl Signer {
     /// Signs with an account's signing key, or an account's claims of its own.
     pub fn sign_as_account<T: Payload>(&self, key: &SealedKey<nkey::Account>, linted: Linted<T>) -> Result<Signed<T>> {
         require_issuer(linted.claims(), key.public)?;
+        self.signed.fetch_add(1, Ordering::Relaxed);
         let kept = lock(&self.accounts).get(&key.public).cloned();
         if let Some(pair) = kept {
             return Ok(linted.sign(&pair));
@@ -82,6 +98,7 @@ impl Signer {
         linted: Linted<T>,
     ) -> Result<Signed<T>> {
         require_issuer(linted.claims(), key.public)?;
+        self.signed.fetch_add(1, Ordering::Relaxed);
         let kept = lock(&self.operator).clone().filter(|pair| pair.public() == key.public);
         if let Some(pair) = kept {
             return Ok(linted.sign(&pair));

@@ -123,6 +123,14 @@ pub async fn lock(connection: &mut PgConnection, account: PublicKey<Account>) ->
     })
 }
 
+/// The current JWT of an account; none: it has none yet.
+pub async fn current(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT jwt FROM accounts WHERE account_key = $1")
+        .bind(account.to_string())
+        .fetch_one(connection)
+        .await?)
+}
+
 /// Records a minted JWT and makes the account due. A trigger refuses what does not go forward.
 pub async fn record(connection: &mut PgConnection, minted: &Minted<'_>) -> Result<()> {
     let claims = minted.signed.claims();

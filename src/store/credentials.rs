@@ -68,6 +68,12 @@ pub struct Filter {
 /// A revoked user that a server could still accept: key and time of revocation in Unix seconds.
 pub type Revocation = (PublicKey<UserRole>, i64);
 
+/// One credential, as it stands in this transaction.
+pub async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Credential>> {
+    let row = sqlx::query(BY_ID).bind(id).fetch_optional(connection).await?;
+    row.as_ref().map(from_row).transpose()
+}
+
 impl Store {
     /// Records credentials with their audit events: all or none. A credential whose organization,
     /// environment or signing key is no longer active is refused. Refused, they come back unrecorded.

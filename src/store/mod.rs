@@ -21,7 +21,7 @@ pub mod tokens;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{Connection, PgPool, Postgres, Transaction, postgres::PgPoolOptions};
+use sqlx::{Connection as _, PgPool, Postgres, Transaction, postgres::PgPoolOptions};
 
 pub use recorded::Recorded;
 
@@ -34,6 +34,9 @@ const RESTED: Duration = Duration::from_millis(500);
 
 /// A transaction of the ledger.
 pub type Tx = Transaction<'static, Postgres>;
+
+/// Rows in somebody's transaction: whoever has it can read and write, but neither commit nor roll back.
+pub type Connection = sqlx::PgConnection;
 
 /// The ledger.
 #[derive(Clone, Debug)]

@@ -26,7 +26,7 @@ pub struct Ledger {
     pub clock: Arc<ManualClock>,
     pub actor: Actor,
     pub admin_token: String,
-    _database: support::TestDatabase,
+    pub database: support::TestDatabase,
 }
 
 /// An authority on a database of its own, as if three servers of 10 GiB each were live.
@@ -52,7 +52,7 @@ pub async fn ledger() -> Ledger {
     .unwrap();
     authority.set_standing(standing(3, Some(true)));
     let actor = Actor { request_id: Some("r1".to_owned()), ..Actor::caller("test", [CallerRole::SovereignAdmin]) };
-    Ledger { authority, clock, actor, admin_token: new.admin_token.to_string(), _database: database }
+    Ledger { authority, clock, actor, admin_token: new.admin_token.to_string(), database }
 }
 
 async fn connect(url: &str) -> Store {

@@ -14,6 +14,7 @@ mod live;
 mod load;
 mod policy;
 mod postgres_killed;
+mod preview;
 mod reconcile;
 mod remote;
 mod resolver;

@@ -53,6 +53,11 @@ impl<T: Payload> Linted<T> {
         &self.claims
     }
 
+    /// Length of the token that signing it will make, bytes.
+    pub fn token_len(&self) -> usize {
+        self.signing_input.len() + envelope::SIGNATURE_PART
+    }
+
     pub(super) fn into_parts(self) -> (Claims<T>, String) {
         (self.claims, self.signing_input)
     }
