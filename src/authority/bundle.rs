@@ -258,6 +258,8 @@ impl Bundle {
             id: new_id(clock, entropy),
             at: now,
             actor: "task:adopt".to_owned(),
+            issuer: None,
+            address: None,
             action: "operator.adopt",
             org: None,
             target: public_key.to_string(),

@@ -6,6 +6,7 @@
 //! and the policies (`compose`), never edited.
 
 mod approval;
+pub mod audit_log;
 pub mod bundle;
 pub mod compose;
 mod consumers;
@@ -289,6 +290,8 @@ impl Authority {
             id: self.id(),
             at: self.now(),
             actor: actor.subject.clone(),
+            issuer: actor.issuer.clone(),
+            address: actor.address.clone(),
             action,
             org: org.map(ToString::to_string),
             target: target.to_string(),

@@ -1,6 +1,7 @@
 //! Data and transitions, without I/O: names, ids, states, and the views of them that callers get.
 //! What is decided about them lives in `authority`, how they are kept in `store`.
 
+pub mod audit;
 pub mod caller;
 pub mod consumer;
 pub mod credential;

@@ -207,12 +207,16 @@ pub struct PermissionView {
 pub struct AuditEventView {
     /// Identifier.
     pub id: Uuid,
-    /// Position in the log.
+    /// Number in the log.
     pub seq: i64,
     /// When.
     pub at: DateTime<Utc>,
     /// Who.
     pub actor: String,
+    /// Who vouches for the actor: the issuer of its token; null for our own tokens and tasks.
+    pub issuer: Option<String>,
+    /// Where the request came from.
+    pub address: Option<String>,
     /// What was done.
     pub action: String,
     /// On which organization.

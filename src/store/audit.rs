@@ -19,6 +19,10 @@ pub struct Event {
     pub at: DateTime<Utc>,
     /// Who.
     pub actor: String,
+    /// Who vouches for the actor.
+    pub issuer: Option<String>,
+    /// Where the request came from.
+    pub address: Option<String>,
     /// What was done, such as `organization.suspend`.
     pub action: &'static str,
     /// On which organization.
@@ -47,8 +51,8 @@ pub struct Filter {
 /// Writes an event.
 pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> {
     sqlx::query(
-        "INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json)",
+        "INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail, issuer, address)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10)",
     )
     .bind(event.id)
     .bind(event.at)
@@ -58,6 +62,8 @@ pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> 
     .bind(&event.target)
     .bind(&event.request_id)
     .bind(event.detail.to_string())
+    .bind(&event.issuer)
+    .bind(&event.address)
     .execute(connection)
     .await?;
     Ok(())
@@ -75,7 +81,7 @@ impl Store {
     /// Lists events, the newest first.
     pub async fn audit_events(&self, filter: &Filter, page: &Page<i64>) -> Result<(Vec<AuditEventView>, bool)> {
         let rows = sqlx::query(
-            "SELECT id, seq, at, actor, action, org, target, request_id, detail FROM audit_events
+            "SELECT id, seq, at, actor, issuer, address, action, org, target, request_id, detail FROM audit_events
              WHERE ($1::text IS NULL OR org = $1) AND ($2::text IS NULL OR actor = $2)
                AND ($3::text IS NULL OR action = $3) AND ($4::timestamptz IS NULL OR at >= $4)
                AND ($5::bigint IS NULL OR seq < $5)
@@ -96,6 +102,8 @@ impl Store {
                 seq: row.try_get("seq")?,
                 at: row.try_get("at")?,
                 actor: row.try_get("actor")?,
+                issuer: row.try_get("issuer")?,
+                address: row.try_get("address")?,
                 action: row.try_get("action")?,
                 org: row.try_get("org")?,
                 target: row.try_get("target")?,

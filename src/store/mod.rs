@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod audit_chain;
 pub mod consumers;
 pub mod credentials;
 pub mod environments;

@@ -2,6 +2,7 @@
 //! at once, a tick makes them look anyway, and any replica may run any of them at any time, for rows
 //! are claimed in the database. What they decide about a row lives in pure functions beside them.
 
+mod audit;
 mod connect;
 mod consumers;
 mod expire;
@@ -73,6 +74,7 @@ pub fn start(
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
+    tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));

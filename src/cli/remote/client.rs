@@ -22,6 +22,9 @@ use crate::{
 /// How long the service may take to answer, beyond what it is asked to wait.
 const PATIENCE: Duration = Duration::from_secs(35);
 
+/// How long a download may take.
+const DOWNLOAD: Duration = Duration::from_hours(1);
+
 /// A service that can be asked.
 pub(super) struct Client {
     http: reqwest::Client,
@@ -100,6 +103,26 @@ impl Client {
     /// Posts something that no server has to get.
     pub(super) async fn post(&self, path: &[&str], body: &impl Serialize) -> Outcome<Answer> {
         self.send(Method::POST, path, &[], Some(body)).await
+    }
+
+    /// Writes an answer of any length as it comes.
+    pub(super) async fn download(
+        &self,
+        path: &[&str],
+        query: &[(&str, Option<String>)],
+        out: &mut impl std::io::Write,
+    ) -> Outcome<()> {
+        let request = self.http.get(self.url(path, query)?).header(AUTHORIZATION, self.token.clone());
+        let mut answer = request.timeout(DOWNLOAD).send().await.map_err(|error| self.unreachable(error))?;
+        if !answer.status().is_success() {
+            let status = answer.status();
+            let text = answer.text().await.map_err(|error| self.unreachable(error))?;
+            return Err(self.refused(status, &text));
+        }
+        while let Some(part) = answer.chunk().await.map_err(|error| self.unreachable(error))? {
+            out.write_all(&part).map_err(|error| Error::invalid("output", format!("cannot write: {error}")))?;
+        }
+        Ok(())
     }
 
     async fn send(

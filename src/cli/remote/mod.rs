@@ -135,6 +135,11 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
     if let RemoteCommand::Context(command) = command {
         return Ok(context::run(&command, options)?);
     }
+    if let RemoteCommand::Audit(command) = &command
+        && let Some(done) = command.local(options.output)
+    {
+        return Ok(done?);
+    }
     let client = Client::connect(options)?;
     match command {
         RemoteCommand::Org(command) => org::run(command, &client).await?,
@@ -146,7 +151,7 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
         RemoteCommand::Resolver(command) => resolver::run(command, &client).await?,
         RemoteCommand::Plan(command) => policy::plan(command, &client).await?,
         RemoteCommand::Role(command) => policy::role(command, &client).await?,
-        RemoteCommand::Audit(command) => audit::run(command, &client).await?,
+        RemoteCommand::Audit(command) => return audit::run(command, &client).await,
         RemoteCommand::CanI(question) => return policy::can_i(question, &client).await,
         RemoteCommand::Context(_) => {}
     }

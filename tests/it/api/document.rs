@@ -47,6 +47,8 @@ async fn the_document_is_whole() {
     paths.sort_unstable();
     let mut expected = [
         "/api/v1/audit",
+        "/api/v1/audit/export",
+        "/api/v1/audit/verify",
         "/api/v1/can-i",
         "/api/v1/credentials/{id}",
         "/api/v1/credentials/{id}/revoke",
