@@ -48,6 +48,9 @@ pub struct OperatorView {
     pub signing_key: String,
     /// Public key of the system account.
     pub system_account: String,
+    /// Public key of the platform account: the authority's own, which every organization's account imports
+    /// the renewal of credentials from.
+    pub platform_account: String,
     /// The operator JWT.
     pub jwt: String,
     /// When this deployment took it.
@@ -59,16 +62,17 @@ pub struct OperatorView {
     get, path = "/operator", tag = "operator",
     responses((status = 200, description = "The operator", body = OperatorView)),
 )]
-async fn show_operator(State(authority): State<Arc<Authority>>) -> Json<OperatorView> {
+async fn show_operator(State(authority): State<Arc<Authority>>) -> Result<Json<OperatorView>, Refusal> {
     let row = authority.operator();
-    Json(OperatorView {
+    Ok(Json(OperatorView {
         name: row.name.clone(),
         public_key: row.public_key.to_string(),
         signing_key: authority.operator_signing_key().to_string(),
         system_account: row.system_account.to_string(),
+        platform_account: authority.platform()?.to_string(),
         jwt: row.jwt.clone(),
         adopted_at: row.adopted_at,
-    })
+    }))
 }
 
 /// Lists the operator's signing keys, the oldest first.

@@ -8,9 +8,10 @@ use sha2::{Digest, Sha256};
 use crate::{
     jwt::{
         self,
-        account::{SigningKeys, UserScope},
-        limits::AccountLimits,
+        account::{Export, Import, SigningKeys, UserScope},
+        limits::{AccountLimits, JetStreamLimits},
     },
+    model::names::RENEWAL,
     nkey::{Account, PublicKey, User},
 };
 
@@ -19,6 +20,10 @@ use crate::{
 pub struct Composition {
     /// Name of the account: the organization's slug.
     pub name: String,
+    /// The account.
+    pub account: PublicKey<Account>,
+    /// The platform account.
+    pub platform: PublicKey<Account>,
     /// What the account is to be.
     pub shape: Shape,
     /// Limits of the plan with the organization's overrides.
@@ -51,7 +56,7 @@ pub fn compose(composition: &Composition) -> jwt::Account {
     account.signing_keys = SigningKeys(keys);
     account.revocations = composition.revocations.iter().map(|(user, at)| (user.to_string(), *at)).collect();
     match composition.shape {
-        Shape::Open => {}
+        Shape::Open => import_renewal(&mut account, composition),
         Shape::Closed => close(&mut account),
         Shape::Tombstone(at) => {
             close(&mut account);
@@ -59,6 +64,59 @@ pub fn compose(composition: &Composition) -> jwt::Account {
             account.revocations = BTreeMap::from([("*".to_owned(), at)]);
         }
     }
+    account
+}
+
+/// Not for an account that is closed: while a server loads an account and looks for the exporters of its
+/// imports, it does not know of the connection limit and the revocations yet (nats-server 2.15.1: they are
+/// the last part of what it takes over, and then close who got in).
+///
+/// The account's own id is forced into the subject, and the exporter's account token position makes servers
+/// refuse any other: a request in the platform account shows whose it is. Plans limit what organizations
+/// import; what the authority makes every account import comes on top.
+fn import_renewal(account: &mut jwt::Account, composition: &Composition) {
+    account.imports.push(Import {
+        name: Some("renew".to_owned()),
+        subject: format!("{RENEWAL}.{}.*", composition.account),
+        account: Some(composition.platform),
+        local_subject: Some(format!("{RENEWAL}.*")),
+        kind: "service".to_owned(),
+        ..Import::default()
+    });
+    if account.limits.imports >= 0 {
+        account.limits.imports += 1;
+    }
+}
+
+/// What the platform account reserves on disk, bytes of all replicas together.
+pub const PLATFORM_DISK: i64 = 300 << 20;
+
+/// Composes the platform account: it offers the renewal of credentials to every account of the operator,
+/// and has room for what the authority keeps in streams of its own. Nobody but the authority is a user of it.
+pub fn compose_platform(signing_keys: &[PublicKey<Account>]) -> jwt::Account {
+    let limits = AccountLimits {
+        imports: 0,
+        disallow_bearer: true,
+        leaf: 0,
+        jetstream: JetStreamLimits {
+            disk_storage: PLATFORM_DISK,
+            streams: 8,
+            consumer: 64,
+            max_ack_pending: -1,
+            max_bytes_required: true,
+            ..JetStreamLimits::default()
+        },
+        ..AccountLimits::unlimited()
+    };
+    let mut account = jwt::Account::new(limits);
+    account.signing_keys = SigningKeys(signing_keys.iter().map(|key| (*key, None)).collect());
+    account.exports.push(Export {
+        name: Some("renew".to_owned()),
+        subject: format!("{RENEWAL}.*.*"),
+        kind: "service".to_owned(),
+        account_token_position: Some(3),
+        ..Export::default()
+    });
     account
 }
 
@@ -89,6 +147,8 @@ mod tests {
         let account_key = || KeyPair::<Account>::generate(&entropy).public();
         Composition {
             name: "acme".to_owned(),
+            account: account_key(),
+            platform: account_key(),
             shape: Shape::Open,
             limits: AccountLimits { conn: 10, ..AccountLimits::unlimited() },
             plain_keys: (0..plain).map(|_| account_key()).collect(),
@@ -120,16 +180,33 @@ mod tests {
             let given = composition(seed, 1, 2, 2);
             let hash = |c: &Composition| content_hash(&c.name, &compose(c)).unwrap();
             let base = hash(&given);
-            let mut changed = vec![given.clone(), given.clone(), given.clone(), given.clone(), given.clone(), given.clone()];
+            let mut changed = vec![given.clone(); 7];
             changed[0].plain_keys.clear();
             changed[1].scoped_keys[0].1.role.push('x');
             changed[2].revocations[0].1 += 1;
             changed[3].limits.conn += 1;
             changed[4].shape = Shape::Closed;
             changed[5].name.push('x');
+            changed[6].platform = given.account;
             for changed in changed {
                 prop_assert_ne!(hash(&changed), base);
             }
+        }
+    }
+
+    #[test]
+    fn a_plan_without_imports_still_has_ours() {
+        let mut given = composition(1, 1, 1, 0);
+        for (planned, composed) in [(0, 1), (5, 6), (-1, -1)] {
+            given.limits.imports = planned;
+            let account = compose(&given);
+            assert_eq!(account.limits.imports, composed);
+            assert_eq!(account.imports.len(), 1);
+            assert_eq!(account.imports[0].subject, format!("authority.renew.{}.*", given.account));
+        }
+        for shape in [Shape::Closed, Shape::Tombstone(1)] {
+            given.shape = shape;
+            assert!(compose(&given).imports.is_empty());
         }
     }
 

@@ -56,6 +56,26 @@ impl Authority {
         if work.trial().is_some() {
             return self.note(work, org, &decision).await;
         }
+        self.sign_decided(work.rows(), decision, event).await
+    }
+
+    /// The same for the platform account, which follows from its keys alone. The flag says whether it was minted.
+    pub(super) async fn mint_platform(
+        &self,
+        work: &mut Work,
+        account: PublicKey<Account>,
+        name: &str,
+        claims: jwt::Account,
+        event: Uuid,
+    ) -> Result<bool> {
+        let locked = accounts::lock(work.rows(), account).await?;
+        let generation = locked.generation;
+        let issued_at = self.next_iat(&locked);
+        let decision = self.decide_claims(locked, account, name, issued_at, claims)?;
+        Ok(self.sign_decided(work.rows(), decision, event).await? != generation)
+    }
+
+    async fn sign_decided(&self, tx: &mut Connection, decision: Decision, event: Uuid) -> Result<i64> {
         let Some(linted) = decision.linted else { return Ok(decision.locked.generation) };
         let signed = self.signer.sign_as_operator(&self.operator_key, linted)?;
         let generation = decision.locked.generation + 1;
@@ -66,7 +86,7 @@ impl Authority {
             audit_event: event,
             at: self.now(),
         };
-        accounts::record(work.rows(), &minted).await?;
+        accounts::record(tx, &minted).await?;
         Ok(generation)
     }
 
@@ -104,12 +124,26 @@ impl Authority {
 
     async fn decide(&self, tx: &mut Connection, org: &Organization) -> Result<Decision> {
         let locked = accounts::lock(tx, org.account).await?;
-        // Resolvers keep the newer of two JWTs by their issue time in whole seconds, so it has to
-        // increase even when two changes fall into one second.
-        let issued_at = self.clock.unix().max(locked.iat + 1);
+        let issued_at = self.next_iat(&locked);
         let composition = self.composition(tx, org, issued_at).await?;
-        let account = compose(&composition);
-        let content_hash = content_hash(&composition.name, &account)
+        self.decide_claims(locked, org.account, &composition.name, issued_at, compose(&composition))
+    }
+
+    /// Resolvers keep the newer of two JWTs by their issue time in whole seconds, so it has to increase even
+    /// when two changes fall into one second.
+    fn next_iat(&self, locked: &accounts::AccountRow) -> i64 {
+        self.clock.unix().max(locked.iat + 1)
+    }
+
+    fn decide_claims(
+        &self,
+        locked: accounts::AccountRow,
+        subject: PublicKey<Account>,
+        name: &str,
+        issued_at: i64,
+        account: jwt::Account,
+    ) -> Result<Decision> {
+        let content_hash = content_hash(name, &account)
             .map_err(|error| Error::internal("account claims cannot be written").with_source(error))?;
         if locked.content_hash == Some(content_hash) {
             return Ok(Decision { locked, content_hash, linted: None });
@@ -122,9 +156,9 @@ impl Authority {
             id: None,
             issued_at: Some(issued_at),
             issuer: self.operator_key.public.into(),
-            name: Some(composition.name),
+            name: Some(name.to_owned()),
             not_before: None,
-            subject: org.account.into(),
+            subject: subject.into(),
             nats: account,
         })?;
         require_room(linted.token_len(), standing.max_payload())?;
@@ -154,6 +188,8 @@ impl Authority {
         }
         Ok(Composition {
             name: org.slug.to_string(),
+            account: org.account,
+            platform: self.platform()?,
             shape: match org.state {
                 OrgState::Active => Shape::Open,
                 OrgState::Suspended => Shape::Closed,

@@ -19,6 +19,7 @@ mod ledger;
 mod mint;
 mod organizations;
 mod own_users;
+mod platform;
 mod preview;
 pub mod proof;
 pub mod reconcile;
@@ -30,7 +31,7 @@ mod standing;
 mod wait;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
@@ -111,6 +112,7 @@ pub struct Authority {
     entropy: Arc<dyn Entropy>,
     operator: OperatorRow,
     operator_key: SealedKey<crate::nkey::Operator>,
+    platform: OnceLock<PublicKey<Account>>,
     standing: ArcSwap<Standing>,
     issuance: issuance::Issuance,
     /// Wakes the push task.
@@ -142,7 +144,8 @@ pub struct Parts {
 }
 
 impl Authority {
-    /// Opens the authority on a database that has adopted an operator. Fails when the operator's
+    /// Opens the authority on a database that has adopted an operator, and makes the platform account if there
+    /// is none yet. Fails when the operator's
     /// signing key cannot be opened with the configured sealing keys.
     pub async fn open(parts: Parts) -> Result<Arc<Self>> {
         let operator = parts.store.operator().await?.ok_or_else(|| {
@@ -160,7 +163,7 @@ impl Authority {
             ));
         }
         let standing = Standing::from_ledger(&parts.store.servers().await?);
-        Ok(Arc::new(Self {
+        let authority = Arc::new(Self {
             issuance: issuance::Issuance::start(&parts.store),
             store: parts.store,
             signer: parts.signer,
@@ -170,6 +173,7 @@ impl Authority {
             entropy: parts.entropy,
             operator,
             operator_key,
+            platform: OnceLock::new(),
             standing: ArcSwap::from_pointee(standing),
             push_wanted: Arc::new(Notify::new()),
             endings_wanted: Arc::new(Notify::new()),
@@ -177,7 +181,9 @@ impl Authority {
             reconcile_wanted: Arc::new(Notify::new()),
             compared: ArcSwap::default(),
             progress: broadcast::channel(4096).0,
-        }))
+        });
+        authority.open_platform().await?;
+        Ok(authority)
     }
 
     /// The ledger, for what only reads or reports.

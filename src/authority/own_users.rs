@@ -48,6 +48,21 @@ impl Authority {
         .await
     }
 
+    /// A user of the platform account for one of our own tasks, with these permissions and nothing more. Where
+    /// it may publish, it may also subscribe to its own inbox, `_INBOX.<its key>`.
+    pub async fn platform_user(&self, task: &str, permissions: Permissions) -> Result<OwnUser> {
+        self.own_user(
+            &Actor::task(task),
+            "platform-user.mint",
+            None,
+            self.platform()?,
+            "nats-authority",
+            permissions,
+            SYSTEM_USER_LIFE,
+        )
+        .await
+    }
+
     /// A user that may make and remove the stream and the bucket of one environment, and nothing else.
     pub async fn provisioner(&self, org: &OrgSlug, env_type: &EnvType, account: PublicKey<Account>) -> Result<OwnUser> {
         let environment = Environment::new(org.clone(), env_type.clone());
@@ -141,7 +156,7 @@ impl Authority {
     ) -> Result<OwnUser> {
         let key = KeyPair::<User>::generate(self.entropy.as_ref());
         if !permissions.publish.is_empty() {
-            permissions.subscribe.allow = vec![format!("{}.>", inbox_prefix(key.public()))];
+            permissions.subscribe.allow.push(format!("{}.>", inbox_prefix(key.public())));
         }
         let recorded = self.sign_own(actor, action, org, account, name, key.public(), permissions, life).await?;
         let expires_at = recorded.claims().expires.unwrap_or_default();

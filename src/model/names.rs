@@ -152,6 +152,16 @@ pub fn inbox_prefix(user: PublicKey<User>) -> String {
     format!("_INBOX.{user}")
 }
 
+/// What the platform account offers, and every organization's account imports: the service that renews
+/// credentials. In an organization's account a user asks on [`renewal_subject`].
+pub const RENEWAL: &str = "authority.renew";
+
+/// Where a user asks for the renewal of its own credential; `user` is its public key, or what servers
+/// put it in the place of.
+pub fn renewal_subject(user: impl fmt::Display) -> String {
+    format!("{RENEWAL}.{user}")
+}
+
 /// Which well-formed names a deployment allows; from the configuration.
 #[derive(Clone, Debug)]
 pub struct NameRules {

@@ -18,7 +18,7 @@ use crate::{
         permissions::Permission,
         subject,
     },
-    model::{EnvType, Environment, size},
+    model::{EnvType, Environment, names::renewal_subject, size},
     nkey::{PublicKey, User},
 };
 
@@ -155,8 +155,12 @@ impl Role {
         Ok(role)
     }
 
+    /// Every user may ask for its own renewal, whatever the file says: what a user of a strict role may
+    /// ask JetStream is bounded by the file, that its credential ends by the authority.
     fn permissions_in(&self, env: &Environment) -> Permissions {
-        map(&self.template, |text| expand(text, env))
+        let mut permissions = map(&self.template, |text| expand(text, env));
+        permissions.publish.allow.push(renewal_subject(SUBJECT));
+        permissions
     }
 }
 

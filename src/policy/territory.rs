@@ -7,7 +7,7 @@
 
 use crate::{
     jwt::{Permissions, subject},
-    model::Environment,
+    model::{Environment, names::renewal_subject},
 };
 
 use super::explain::Direction;
@@ -76,6 +76,7 @@ fn publish_territory(env: &Environment) -> Vec<String> {
     let mut territory = vec![
         env.subjects(),
         format!("$KV.{bucket}.>"),
+        renewal_subject(SUBJECT),
         // Consumers listen on 9 tokens, newer servers on 11 or more. With fewer fixed tokens, the form
         // for one stream would match the other form of another stream.
         format!("$JS.ACK.{stream}.*.*.*.*.*.*"),
@@ -112,6 +113,7 @@ mod tests {
             (Direction::Publish, "$JS.API.CONSUMER.MSG.NEXT.ws-acme-prod-events.*"),
             (Direction::Publish, "$JS.API.DIRECT.GET.KV_ws-acme-prod-state.$KV.ws-acme-prod-state.>"),
             (Direction::Publish, "$JS.ACK.ws-acme-prod-events.d.*.*.*.*.*"),
+            (Direction::Publish, "authority.renew.{{subject()}}"),
             (Direction::Subscribe, "_INBOX.{{subject()}}.>"),
             (Direction::Subscribe, "$KV.ws-acme-prod-state.>"),
         ] {
@@ -132,6 +134,9 @@ mod tests {
             (Direction::Publish, "$JS.ACK.ws-acme-prod-events.>"),
             (Direction::Publish, "$JS.ACK.*.*.ws-acme-prod-events.>"),
             (Direction::Publish, "$JS.ACK.*.*.ws-acme-prod-events.*.*.*.*"),
+            (Direction::Publish, "authority.renew.*"),
+            (Direction::Publish, "authority.renew.{{subject()}}.x"),
+            (Direction::Subscribe, "authority.renew.{{subject()}}"),
             (Direction::Publish, "_INBOX.>"),
             (Direction::Publish, "$SYS.REQ.USER.INFO"),
             (Direction::Subscribe, "_INBOX.>"),

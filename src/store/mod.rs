@@ -14,6 +14,7 @@ pub mod keys;
 pub mod operator;
 pub mod organizations;
 pub mod page;
+pub mod platform;
 pub mod reconcile;
 mod recorded;
 pub mod servers;

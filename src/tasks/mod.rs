@@ -6,6 +6,7 @@ mod audit;
 mod connect;
 mod consumers;
 mod expire;
+mod platform;
 mod provision;
 pub mod push;
 pub mod reconcile;
@@ -76,6 +77,7 @@ pub fn start(
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
     tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
+    tracker.spawn(platform::run(Arc::clone(authority), stop.clone()));
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));
     Ok(resolver)

@@ -101,7 +101,7 @@ async fn generations_increase(database: &mut PgConnection) {
     for row in &rows {
         accounts.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
     }
-    assert_eq!(accounts.len(), ORGS + 1, "every organization and the system account");
+    assert_eq!(accounts.len(), ORGS + 2, "every organization, the system and the platform account");
     for (account, generations) in accounts {
         let counted: Vec<i64> = generations.iter().map(|(generation, _)| *generation).collect();
         let expected: Vec<i64> = (1..).take(counted.len()).collect();

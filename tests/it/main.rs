@@ -13,6 +13,7 @@ mod layers;
 mod ledger;
 mod live;
 mod load;
+mod platform;
 mod policy;
 mod postgres_killed;
 mod preview;

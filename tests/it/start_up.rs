@@ -172,7 +172,8 @@ async fn servers_of_another_operator_are_named_and_nothing_is_signed() {
     let (status, refusal) = service.http.post("/api/v1/orgs", acme.clone()).await;
     assert_eq!((status, &refusal["code"]), (503, &json!("capacity-unknown")), "{refusal}");
     let mut database = PgConnection::connect(op.database.url()).await.unwrap();
-    let signed = "SELECT count(*) FROM account_generations JOIN accounts USING (account_key) WHERE kind <> 'system'";
+    let signed =
+        "SELECT count(*) FROM account_generations JOIN accounts USING (account_key) WHERE kind = 'organization'";
     assert_eq!(sqlx::query_scalar::<_, i64>(signed).fetch_one(&mut database).await.unwrap(), 0);
     assert_eq!(service.process.exited().unwrap(), None, "it stays up");
     service.process.stop(Signal::TERM, Duration::from_secs(30)).await.unwrap();

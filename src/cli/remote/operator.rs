@@ -71,6 +71,7 @@ fn details(operator: &OperatorView) -> String {
         ("operator", operator.public_key.clone()),
         ("signing key", operator.signing_key.clone()),
         ("system account", operator.system_account.clone()),
+        ("platform account", operator.platform_account.clone()),
         ("adopted", time(operator.adopted_at)),
     ])
 }

@@ -253,8 +253,8 @@ async fn the_rest() {
     assert_eq!(api.post("/api/v1/can-i", question).await.problem(422).1, "/org");
     let status = api.get("/api/v1/resolver").await.ok(200);
     assert_eq!((&status["connected"], &status["servers"][0]["name"]), (&json!(true), &json!("n1")));
-    assert_eq!(status["accounts"]["total"], 2);
-    assert_eq!(api.call("POST", "/api/v1/resolver/reconcile").await.ok(202)["accounts"], 2);
+    assert_eq!(status["accounts"]["total"], 3);
+    assert_eq!(api.call("POST", "/api/v1/resolver/reconcile").await.ok(202)["accounts"], 3);
     let config = api.get("/api/v1/operator/server-config").await;
     assert!(config.header("content-type").starts_with("text/plain") && config.text().contains("resolver_preload"));
     assert_eq!(api.get("/api/v1/operator/keys").await.ok(200)["items"][0]["kind"], "operator");
