@@ -67,20 +67,20 @@ async fn history() -> Ledger {
 #[tokio::test]
 async fn an_untouched_log_is_intact_and_goes_on() {
     let ledger = history().await;
-    let first = verified(&ledger, 13).await;
+    let first = verified(&ledger, 14).await;
     assert!(first.intact, "{first:?}");
-    // Adopting the operator, onboarding, ten issues, one revocation.
-    assert_eq!(first.verified, 13);
+    // Adopting the operator, the platform account, onboarding, ten issues, one revocation.
+    assert_eq!(first.verified, 14);
     let org = NewOrganization { slug: "other".to_owned(), ..NewOrganization::default() };
     ledger.authority.onboard(&ledger.actor, org).await.unwrap();
-    assert!(verified(&ledger, 14).await.intact);
+    assert!(verified(&ledger, 15).await.intact);
     let anchor = (first.verified, ChainHash::parse(&first.hash).unwrap());
     let second = ledger.authority.verify_audit(Some(anchor)).await.unwrap();
-    assert!(second.intact && second.verified == 14, "{second:?}");
-    let wrong = ledger.authority.verify_audit(Some((13, ChainHash::START))).await.unwrap();
-    assert_eq!(wrong.broken.unwrap().position, Some(13));
+    assert!(second.intact && second.verified == 15, "{second:?}");
+    let wrong = ledger.authority.verify_audit(Some((14, ChainHash::START))).await.unwrap();
+    assert_eq!(wrong.broken.unwrap().position, Some(14));
     let beyond = ledger.authority.verify_audit(Some((20, anchor.1))).await.unwrap();
-    assert_eq!(beyond.broken.unwrap().position, Some(15));
+    assert_eq!(beyond.broken.unwrap().position, Some(16));
 }
 
 #[tokio::test]
@@ -92,8 +92,8 @@ async fn what_a_superuser_does_is_named() {
             Some(4),
         ),
         (
-            "UPDATE audit_events SET detail = '{}' WHERE id = (SELECT event FROM audit_chain WHERE position = 13)",
-            Some(13),
+            "UPDATE audit_events SET detail = '{}' WHERE id = (SELECT event FROM audit_chain WHERE position = 14)",
+            Some(14),
         ),
         ("DELETE FROM audit_events WHERE id = (SELECT event FROM audit_chain WHERE position = 6)", Some(6)),
         (
@@ -115,7 +115,7 @@ async fn what_a_superuser_does_is_named() {
     ];
     for (sql, position) in cases {
         let ledger = history().await;
-        assert!(verified(&ledger, 13).await.intact);
+        assert!(verified(&ledger, 14).await.intact);
         let mut superuser = Superuser::of(&ledger).await;
         if sql.contains("UPDATE audit_chain a SET event") {
             // The unique index is checked row by row.
@@ -126,14 +126,14 @@ async fn what_a_superuser_does_is_named() {
         assert!(!verdict.intact, "{sql}");
         let broken = verdict.broken.unwrap();
         assert_eq!(broken.position, position, "{sql}: {broken:?}");
-        assert_eq!(verdict.verified, position.map_or(13, |position| position - 1), "{sql}");
+        assert_eq!(verdict.verified, position.map_or(14, |position| position - 1), "{sql}");
     }
 }
 
 #[tokio::test]
 async fn without_its_triggers_off_nothing_can_be_changed() {
     let ledger = history().await;
-    verified(&ledger, 13).await;
+    verified(&ledger, 14).await;
     let mut connection = PgConnection::connect(ledger.database.url()).await.unwrap();
     for sql in [
         "UPDATE audit_events SET actor = 'nobody'",
@@ -160,15 +160,15 @@ async fn many_link_one_chain() {
     let linkers = (0..40).map(|_| authority.link_audit_events());
     let (written, linked) = futures::join!(futures::future::join_all(writers), futures::future::join_all(linkers));
     assert!(written.iter().all(Result::is_ok) && linked.iter().all(Result::is_ok));
-    let verdict = verified(&ledger, 53).await;
-    assert!(verdict.intact && verdict.verified == 53, "{verdict:?}");
+    let verdict = verified(&ledger, 54).await;
+    assert!(verdict.intact && verdict.verified == 54, "{verdict:?}");
 }
 
 /// An event whose transaction stays open while younger ones commit comes into the chain when it commits.
 #[tokio::test]
 async fn late_commits_are_not_forgotten() {
     let ledger = history().await;
-    verified(&ledger, 13).await;
+    verified(&ledger, 14).await;
     let mut late = PgConnection::connect(ledger.database.url()).await.unwrap();
     let mut late = late.begin().await.unwrap();
     let insert =
@@ -176,8 +176,8 @@ async fn late_commits_are_not_forgotten() {
     sqlx::query(insert).execute(&mut *late).await.unwrap();
     let org = NewOrganization { slug: "other".to_owned(), ..NewOrganization::default() };
     ledger.authority.onboard(&ledger.actor, org).await.unwrap();
-    assert_eq!(ledger.authority.verify_audit(None).await.unwrap().verified, 13);
+    assert_eq!(ledger.authority.verify_audit(None).await.unwrap().verified, 14);
     late.commit().await.unwrap();
-    let verdict = verified(&ledger, 15).await;
-    assert!(verdict.intact && verdict.verified == 15, "{verdict:?}");
+    let verdict = verified(&ledger, 16).await;
+    assert!(verdict.intact && verdict.verified == 16, "{verdict:?}");
 }

@@ -295,22 +295,22 @@ async fn the_audit_log_proves_itself_with_and_without_the_service() {
     let service = Service::start().await;
     service.done("org create acme --env prod").await;
     support::stack::eventually("the log is linked", async || {
-        service.ledger.authority.verify_audit(None).await.unwrap().verified == 2
+        service.ledger.authority.verify_audit(None).await.unwrap().verified == 3
     })
     .await;
     let words = service.done("audit verify").await;
     let anchor = words.lines().find_map(|line| line.strip_prefix("anchor  ")).unwrap().to_owned();
     assert!(words.starts_with("intact  yes"), "{words}");
     service.done(&format!("audit verify --anchor {anchor}")).await;
-    let changed = service.run(&format!("audit verify --anchor {}", anchor.replace("2:", "1:"))).await;
+    let changed = service.run(&format!("audit verify --anchor {}", anchor.replace("3:", "2:"))).await;
     assert!(changed.code == 1 && changed.out.contains("broken at"), "{}", changed.out);
     service.done("audit export --out DIR/log.jsonl").await;
     let log = fs::read_to_string(service.path("log.jsonl")).unwrap();
-    assert_eq!(log.lines().count(), 2);
+    assert_eq!(log.lines().count(), 3);
     assert_eq!(service.done("audit verify --file DIR/log.jsonl").await, words);
     fs::write(service.path("forged.jsonl"), log.replace("organization.onboard", "organization.delete!")).unwrap();
     let forged = service.run("audit verify --file DIR/forged.jsonl --output json").await;
-    assert!(forged.code == 1 && forged.out.contains("\"position\":2"), "{}", forged.out);
+    assert!(forged.code == 1 && forged.out.contains("\"position\":3"), "{}", forged.out);
     let rest = service.done("audit export --after 1").await;
     assert_eq!(rest.lines().collect::<Vec<_>>(), log.lines().skip(1).collect::<Vec<_>>());
 }
