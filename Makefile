@@ -26,8 +26,9 @@ up: setup build ## a private Postgres, NATS cluster and the service, until inter
 test: setup build ## all tests, with real servers
 	$(CARGO) test --locked
 
-chaos: ## many random schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
-	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it simulation:: -- --nocapture
+chaos: setup ## faults at full size, and many schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
+	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it -- simulation:: --nocapture
+	CHAOS_FULL=1 $(CARGO) test --locked --test it -- chaos:: reconcile:: --nocapture --test-threads=1
 
 bench: setup ## the figures, measured beside their limits
 	$(CARGO) bench --locked --bench figures

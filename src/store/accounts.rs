@@ -217,12 +217,13 @@ impl Store {
     /// Writes how a push ended: what each server has, and when to look again. An account that became due
     /// for another reason meanwhile stays due. One that got a newer generation becomes due again even
     /// if that was pushed already: ours may have arrived behind it, and servers keep whatever comes last.
+    /// Returns how many were deleted meanwhile: ours may have brought them back.
     pub async fn report_push(
         &self,
         reports: &[PushReport],
         servers: &[AccountServer],
         now: DateTime<Utc>,
-    ) -> Result<()> {
+    ) -> Result<i64> {
         let mut tx = self.begin().await?;
         let column = |f: fn(&AccountServer) -> String| servers.iter().map(f).collect::<Vec<_>>();
         sqlx::query(
@@ -260,8 +261,16 @@ impl Store {
         .bind(now)
         .execute(&mut *tx)
         .await?;
+        let gone = sqlx::query_scalar(
+            "SELECT count(*) FROM UNNEST($1::text[], $2::bigint[]) AS r(account_key, generation)
+             JOIN accounts a ON a.account_key = r.account_key AND a.state = 'deleted' AND a.generation > r.generation",
+        )
+        .bind(reports.iter().map(|r| r.account.to_string()).collect::<Vec<_>>())
+        .bind(reports.iter().map(|r| r.generation).collect::<Vec<_>>())
+        .fetch_one(&mut *tx)
+        .await?;
         tx.commit().await?;
-        Ok(())
+        Ok(gone)
     }
 
     /// A server appeared or came back with a new id: every account is due that it has not acknowledged

@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod audit;
 pub mod audit_chain;
+mod claims;
 pub mod consumers;
 pub mod credentials;
 pub mod environments;
@@ -34,6 +35,10 @@ static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 /// How long a connection may rest before it is tried again.
 const RESTED: Duration = Duration::from_millis(500);
 
+/// How long a transaction may do nothing. None of ours waits for anything but the database, so one that
+/// does belongs to a process that hangs, and its locks would hold up everybody else.
+const IDLE: &str = "SET idle_in_transaction_session_timeout = '5s'";
+
 /// A transaction of the ledger.
 pub type Tx = Transaction<'static, Postgres>;
 
@@ -55,6 +60,9 @@ impl Store {
             // One round trip less for each request under load; a connection that has rested may be
             // one to a Postgres that was restarted meanwhile.
             .test_before_acquire(false)
+            .after_connect(|connection, _| {
+                Box::pin(async move { sqlx::query(IDLE).execute(connection).await.map(drop) })
+            })
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
                     if meta.idle_for < RESTED {
@@ -107,10 +115,11 @@ impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let unreachable = match &error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
-            // 57P0x: shutting down or starting up; 53300: too many connections; 40001, 40P01: to be tried again.
+            // 57P0x: shutting down or starting up; 53300: too many connections; 40001, 40P01: to be tried again;
+            // 25P03: this process hung in a transaction.
             sqlx::Error::Database(database) => database
                 .code()
-                .is_some_and(|code| code.starts_with("57P") || matches!(&*code, "53300" | "40001" | "40P01")),
+                .is_some_and(|code| code.starts_with("57P") || matches!(&*code, "53300" | "40001" | "40P01" | "25P03")),
             _ => false,
         };
         if unreachable {

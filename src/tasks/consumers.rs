@@ -16,7 +16,7 @@ use crate::{
 const AT_ONCE: i64 = 8;
 
 /// How long other replicas leave a claimed consumer alone, seconds.
-const LEASE: i64 = 60;
+const LEASE: i64 = 30;
 
 /// Works on what is due; tells how many that were.
 pub(super) async fn provision_due(authority: &Authority, resolver: &SystemResolver) -> Result<usize> {

@@ -3,6 +3,7 @@
 //! are claimed in the database. What they decide about a row lives in pure functions beside them.
 
 mod audit;
+mod claims;
 mod connect;
 mod consumers;
 mod expire;

@@ -23,7 +23,7 @@ use crate::{
 const AT_ONCE: i64 = 8;
 
 /// How long other replicas leave a claimed environment alone, seconds.
-const LEASE: i64 = 60;
+const LEASE: i64 = 30;
 
 pub(super) struct Provision {
     authority: Arc<Authority>,

@@ -4,10 +4,14 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{TICK, backoff, nudged};
+use super::{
+    TICK, backoff,
+    claims::{Claims, LEASE},
+    nudged,
+};
 use crate::{
     authority::{Authority, reconcile::respelled},
     error::Result,
@@ -25,9 +29,6 @@ const IN_FLIGHT: usize = 128;
 /// Up to so many accounts are asked for one by one what servers run; for more, servers are first
 /// asked which of all they have loaded.
 const FEW: usize = 16;
-
-/// How long other replicas leave a claimed account alone, seconds.
-const LEASE: i64 = 30;
 
 pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
     let mut reports = Reports { authority: Arc::clone(&authority), writing: None };
@@ -63,8 +64,10 @@ impl Reports {
         self.writing = Some(tokio::spawn(async move {
             let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
             // Not written, the accounts stay leased and are pushed again when the lease is over.
-            if let Err(error) = authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
-                tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded");
+            match authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
+                Ok(0) => {}
+                Ok(_) => authority.reconcile_wanted.notify_one(),
+                Err(error) => tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded"),
             }
             for report in reports {
                 authority.announce(report.account);
@@ -86,24 +89,16 @@ async fn push_due(authority: &Authority, resolver: &SystemResolver, reports: &mu
     if !resolver.connection().state().borrow().connected || resolver.registry().expected().is_empty() {
         return Ok(0);
     }
+    let asked = Instant::now();
     let due = authority.store().claim_due_accounts(CLAIM, LEASE, authority.now()).await?;
     let count = due.len();
     if count == 0 {
         return Ok(0);
     }
-    let jobs = stream::iter(due).map(|due| async move {
-        let started = tokio::time::Instant::now();
-        if due.rewrite
-            && let Some(other) = respelled(&due.jwt)
-        {
-            // Whatever comes of it, the token itself follows.
-            resolver.push(PushJob::new(due.account, other)).await;
-        }
-        let outcome = resolver.push(PushJob::new(due.account, due.jwt.clone())).await;
-        metrics::histogram!("nats_authority_push_seconds").record(started.elapsed());
-        (due, outcome)
-    });
-    let pushed: Vec<_> = jobs.buffer_unordered(IN_FLIGHT).collect().await;
+    let claims = Claims::new(authority, &due, asked);
+    let jobs = stream::iter(due).map(|due| push_one(resolver, &claims, due));
+    let pushed = jobs.buffer_unordered(IN_FLIGHT).filter_map(std::future::ready);
+    let pushed: Vec<_> = pushed.collect().await;
     // Asked after the push: a server that loads an account from now on loads the new JWT.
     let loaded = if count > FEW { resolver.loaded().await.ok() } else { None };
     let checks = stream::iter(pushed).map(|(due, outcome)| {
@@ -119,6 +114,26 @@ async fn push_due(authority: &Authority, resolver: &SystemResolver, reports: &mu
     let done: Vec<Pushed> = checks.buffer_unordered(IN_FLIGHT).collect().await;
     reports.write(done).await;
     Ok(count)
+}
+
+/// Pushes one account; none: others have it by now.
+async fn push_one(
+    resolver: &SystemResolver,
+    claims: &Claims<'_>,
+    mut due: DueAccount,
+) -> Option<(DueAccount, PushOutcome)> {
+    let started = Instant::now();
+    if due.rewrite
+        && let Some(other) = respelled(&due.jwt)
+    {
+        claims.begin(due.account, true).await?;
+        // Whatever comes of it, the token itself follows.
+        resolver.push(PushJob::new(due.account, other)).await;
+    }
+    due.lease = claims.begin(due.account, false).await?;
+    let outcome = resolver.push(PushJob::new(due.account, due.jwt.clone())).await;
+    metrics::histogram!("nats_authority_push_seconds").record(started.elapsed());
+    Some((due, outcome))
 }
 
 /// What ACCOUNTZ would say of an account that no server has loaded; none: some have, or did not say.

@@ -15,7 +15,7 @@ use nats_authority::{
     nkey::{KeyPair, User},
     policy::Policies,
     signer::{SealingKey, SealingKeys, Signer},
-    store::{Store, audit, credentials::Filter, page::Page, servers::ServerRow},
+    store::{Store, audit, credentials::Filter, organizations, page::Page, servers::ServerRow},
 };
 use secrecy::SecretString;
 
@@ -425,4 +425,17 @@ async fn can_i_names_the_rule() {
     assert!(!l.authority.can_i(&ask(None, Some("ws.acme-dev.>"))).await.unwrap().allowed);
     assert!(l.authority.can_i(&ask(Some("ws.acme-prod.*"), None)).await.is_err(), "nobody publishes to a wildcard");
     assert!(l.authority.can_i(&ask(None, None)).await.is_err());
+}
+
+/// A replica that hangs in the middle of a change holds the locks of what it changes.
+#[tokio::test]
+async fn a_change_that_nobody_goes_on_with_holds_up_the_others_only_for_seconds() {
+    let ledger = ledger().await;
+    ledger.authority.onboard(&ledger.actor, acme(&[])).await.unwrap();
+    let mut hung = ledger.authority.store().begin().await.unwrap();
+    assert!(organizations::lock(&mut hung, &slug("acme")).await.unwrap().is_some());
+    let start = std::time::Instant::now();
+    ledger.authority.suspend(&ledger.actor, &slug("acme"), Reason::default()).await.unwrap();
+    assert!(start.elapsed().as_secs() >= 2, "it waited");
+    assert!(hung.commit().await.is_err());
 }

@@ -4,6 +4,7 @@
 
 mod api;
 mod audit;
+mod chaos;
 mod consumers;
 mod dev;
 mod dev_command;
@@ -15,7 +16,6 @@ mod live;
 mod load;
 mod platform;
 mod policy;
-mod postgres_killed;
 mod preview;
 mod reconcile;
 mod remote;

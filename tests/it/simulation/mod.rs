@@ -13,10 +13,7 @@ mod ledger;
 
 use driver::{Bug, Event, run, schedule};
 
-#[expect(clippy::disallowed_methods, reason = "a test's knobs, no configuration")]
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
+use crate::support::knobs::number;
 
 /// Leaves out events as long as it still fails.
 fn shrink(seed: u64, nodes: usize, mut events: Vec<Event>) -> Vec<Event> {

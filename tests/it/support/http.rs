@@ -28,6 +28,17 @@ impl Http {
         self.answer(self.client.request(method, format!("{}{path}", self.url)), body).await
     }
 
+    /// As [`Self::send`], where whoever answers may die before the whole answer is here.
+    pub async fn try_send(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Result<(u16, Value)> {
+        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, serde_json::from_slice(&answer.bytes().await?).unwrap_or_default()))
+    }
+
     /// As [`Self::send`], with the wish to get the answer when it is done, at most after 30 s.
     pub async fn send_and_wait(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let request = self.client.request(method, format!("{}{path}", self.url));

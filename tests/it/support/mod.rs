@@ -4,6 +4,8 @@
 
 pub mod deployment;
 pub mod http;
+pub mod knobs;
+pub mod site;
 pub mod stack;
 
 use std::{

@@ -1,0 +1,139 @@
+//! A deployment whose service is the real binary: some servers, and as many replicas of `serve` as a
+//! test wants, on one database. Each replica can be stopped, killed and started by itself.
+
+use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectOptions};
+use nats_authority::{
+    authority::bundle,
+    clock::SystemClock,
+    dev::{
+        nats::{Cluster, ClusterSpec},
+        ports::Port,
+        process::{Process, Signal},
+    },
+    entropy::{Entropy, SystemEntropy},
+    signer::{SealingKey, SealingKeys, Signer},
+};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{TestDatabase, deployment::PROGRAM, http::Http, stack::eventually};
+
+/// One replica of the service, running or not.
+pub struct Replica {
+    pub http: Arc<Http>,
+    config: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+    _port: Port,
+}
+
+/// See the module's documentation. Dropping it ends everything.
+pub struct Site {
+    pub replicas: Vec<Replica>,
+    pub cluster: Cluster,
+    pub database: TestDatabase,
+    _dir: TempDir,
+}
+
+impl Site {
+    /// Starts `nodes` servers and `replicas` of the service, and waits until all are ready.
+    pub async fn start(nodes: usize, replicas: usize) -> Self {
+        Self::start_knowing(nodes, replicas, nodes).await
+    }
+
+    /// The same, where the configuration of the service names only the first `known` servers: it is
+    /// connected to one of these then.
+    pub async fn start_knowing(nodes: usize, replicas: usize, known: usize) -> Self {
+        let database = super::migrated_database().await;
+        let dir = super::temp_dir();
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
+        let key = SealingKey::generate(entropy.as_ref());
+        let sealing = SealingKeys::new(vec![SealingKey::parse(&key).unwrap()]).unwrap();
+        let signer = Arc::new(Signer::new(sealing, Arc::clone(&entropy)));
+        let new = bundle::create("test", &signer, &SystemClock, entropy.as_ref()).unwrap();
+        let file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        file("sealing.key", &key);
+        file("bundle.json", &new.bundle.to_text().unwrap());
+        file("database.url", database.url());
+        let mut spec = ClusterSpec::new(dir.path().join("nats"), "test", new.bundle.trust().unwrap());
+        spec.nodes = nodes;
+        spec.jetstream_max_file = 100 << 30;
+        let cluster = Cluster::start(spec).await.unwrap();
+        let urls: Vec<_> = cluster.urls().iter().take(known).map(|url| format!("{url:?}")).collect();
+        let prepare = |number: usize| {
+            let port = Port::claim(None).unwrap();
+            let config = dir.path().join(format!("authority-{number}.toml"));
+            let address = format!("127.0.0.1:{}", port.number());
+            let text = format!(
+                "bundle = \"bundle.json\"\n[http]\nlisten = \"{address}\"\n\
+                 [database]\nurl_file = \"database.url\"\nmax_connections = 8\n\
+                 [nats]\nurls = [{}]\n[sealing]\nkey_files = [\"sealing.key\"]\n",
+                urls.join(", ")
+            );
+            fs::write(&config, text).unwrap();
+            let http = Arc::new(Http::new(&format!("http://{address}"), &new.admin_token));
+            let log = dir.path().join(format!("service-{number}.log"));
+            Replica { http, config, log, process: None, _port: port }
+        };
+        let replicas: Vec<_> = (1..=replicas).map(prepare).collect();
+        let mut site = Self { replicas, cluster, database, _dir: dir };
+        for replica in &mut site.replicas {
+            replica.spawn();
+            replica.ready(nodes).await;
+        }
+        site
+    }
+
+    /// The API of the first replica.
+    pub fn http(&self) -> &Http {
+        &self.replicas[0].http
+    }
+
+    /// The API of every replica.
+    pub fn https(&self) -> Vec<Arc<Http>> {
+        self.replicas.iter().map(|replica| Arc::clone(&replica.http)).collect()
+    }
+
+    /// Somebody with a user of the system account, connected to any server.
+    pub async fn system_client(&self) -> Client {
+        let body = json!({"name": "watcher", "ttl": "1h"});
+        let (status, answer) = self.http().post("/api/v1/operator/system-credentials", body).await;
+        assert_eq!(status, 201, "{answer}");
+        let options = ConnectOptions::with_credentials(answer["creds"].as_str().unwrap()).unwrap();
+        options.connect(self.cluster.urls()).await.unwrap()
+    }
+}
+
+impl Replica {
+    /// Starts it; it is not ready yet.
+    pub fn spawn(&mut self) {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg("--config").arg(&self.config);
+        self.process = Some(Process::spawn("serve", command, &self.log, Signal::TERM).unwrap());
+    }
+
+    /// Waits until it says that it is ready and sees so many servers that trust it.
+    pub async fn ready(&self, nodes: usize) {
+        eventually("the service is ready", || async {
+            let Ok((200, _)) = self.http.try_send(reqwest::Method::GET, "/readyz", None).await else { return false };
+            let Ok((_, status)) = self.http.try_send(reqwest::Method::GET, "/api/v1/resolver", None).await else {
+                return false;
+            };
+            let servers = status["servers"].as_array().unwrap();
+            servers.iter().filter(|s| s["live"] == true && s["trustsOperator"] == true).count() == nodes
+        })
+        .await;
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.process.take().unwrap().stop(Signal::KILL, Duration::from_secs(10)).await.unwrap();
+    }
+
+    /// Sends a signal, such as STOP and CONT.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.as_mut().unwrap().signal(signal).unwrap();
+    }
+}
