@@ -173,7 +173,7 @@ async fn named<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Resu
     value.ok_or_else(|| Error::internal(format!("the route has no parameter '{name}'")).into())
 }
 
-async fn read(body: axum::body::Body) -> Result<Vec<u8>, Refusal> {
+pub(super) async fn read(body: axum::body::Body) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     let mut total = 0;
     let mut chunks = body.into_data_stream();

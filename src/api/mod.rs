@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `request` | what surrounds every request: id, span, figures, time limit |
 //! | `caller` | who asks, and whether it may |
+//! | `idempotency` | requests that may be sent again |
 //! | `extract` | bodies, paths and queries, read into types |
 //! | [`problem`] | the one mapping from errors to statuses |
 //! | `page`, `prefer` | lists; waiting for the servers |
@@ -16,6 +17,7 @@ pub mod consumers;
 pub mod credentials;
 pub mod environments;
 mod extract;
+pub mod idempotency;
 pub mod keys;
 mod openapi;
 pub mod operator;
@@ -74,6 +76,7 @@ pub fn router(state: ApiState) -> Router {
     let resources = resources
         .fallback(request::no_route)
         .method_not_allowed_fallback(request::no_method)
+        .layer(from_fn_with_state(state.clone(), idempotency::once))
         .layer(from_fn_with_state(state.clone(), caller::authenticate))
         .layer(map_response(no_store));
     let (public, _) = public().split_for_parts();

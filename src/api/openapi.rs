@@ -4,13 +4,16 @@
 use utoipa::{
     OpenApi,
     openapi::{
-        Components, ContentBuilder, Ref, RefOr, Response, ResponseBuilder,
-        path::{HttpMethod, Operation},
+        Components, ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Type,
+        path::{HttpMethod, Operation, ParameterBuilder, ParameterIn},
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
 };
 
-use super::problem::{MEDIA_TYPE, Problem};
+use super::{
+    idempotency::{self, Repeated},
+    problem::{MEDIA_TYPE, Problem},
+};
 
 /// The name of the security scheme.
 const BEARER: &str = "bearer";
@@ -23,7 +26,7 @@ const BEARER: &str = "bearer";
             credentials, keys, and what every server has of them.\n\nRefusals are `application/problem+json` \
             (RFC 9457) with a stable `code`. `Prefer: wait=N` on a change holds the answer until the servers have it."
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, Repeated)),
     tags(
         (name = "organizations", description = "One NATS account each"),
         (name = "environments", description = "Subjects, event stream and KV bucket inside an organization's account"),
@@ -65,9 +68,39 @@ pub(super) fn finish(document: &mut utoipa::openapi::OpenApi) {
         ];
         for (method, operation) in operations {
             if let Some(operation) = operation {
+                if matches!(method, HttpMethod::Post) && operation.security.is_none() {
+                    repeatable(operation);
+                }
                 refusals(path, &method, operation);
             }
         }
+    }
+}
+
+/// What every POST takes and answers besides its own.
+fn repeatable(operation: &mut Operation) {
+    let key = ParameterBuilder::new()
+        .name(idempotency::HEADER)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "1 to 255 visible ASCII characters, such as a UUID. The same key with the same request is carried out once; \
+             its answer is given again for 24 h, but never a secret. With another request it is refused.",
+        ))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255))))
+        .build();
+    operation.parameters.get_or_insert_default().push(key.into());
+    let answers = &mut operation.responses.responses;
+    answers.entry("409".to_owned()).or_insert_with(|| problem("The idempotency key stands for another request").into());
+    if answers.contains_key("201") {
+        answers.entry("200".to_owned()).or_insert_with(|| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Repeated"))).build();
+            ResponseBuilder::new()
+                .description("Done before under the same idempotency key; what was done, without a secret")
+                .content("application/json", content)
+                .build()
+                .into()
+        });
     }
 }
 

@@ -258,12 +258,10 @@ impl Bundle {
             id: new_id(clock, entropy),
             at: now,
             actor: "task:adopt".to_owned(),
-            issuer: None,
-            address: None,
             action: "operator.adopt",
             org: None,
             target: public_key.to_string(),
-            request_id: None,
+            origin: audit::Origin::default(),
             detail: json!({"name": row.name, "systemAccount": system_account, "signingKey": self.operator_signing_key.public_key}),
         };
         audit::record(&mut tx, &event).await?;

@@ -233,7 +233,7 @@ impl Authority {
             row,
             environment: context.environment,
             event: self.id(),
-            request_id: actor.request_id.clone(),
+            origin: actor.origin(),
             signed,
         };
         Ok((new, seed))

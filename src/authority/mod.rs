@@ -51,7 +51,7 @@ use crate::{
     nkey::{Account, PublicKey},
     policy::Policies,
     signer::{SealedKey, Signer},
-    store::{Store, audit, operator::OperatorRow},
+    store::{Store, audit, idempotency::Operation, operator::OperatorRow},
 };
 
 /// Who asks.
@@ -69,6 +69,8 @@ pub struct Actor {
     pub request_id: Option<String>,
     /// The generation of the account at which it wants the change; at another one it is refused.
     pub if_generation: Option<i64>,
+    /// The idempotency key that it asks under.
+    pub operation: Option<Operation>,
 }
 
 impl Actor {
@@ -80,6 +82,15 @@ impl Actor {
     /// Somebody who has shown who it is.
     pub fn caller(subject: impl Into<String>, roles: impl Into<Vec<CallerRole>>) -> Self {
         Self { subject: subject.into(), roles: roles.into(), ..Self::default() }
+    }
+
+    fn origin(&self) -> audit::Origin {
+        audit::Origin {
+            issuer: self.issuer.clone(),
+            address: self.address.clone(),
+            request_id: self.request_id.clone(),
+            operation: self.operation,
+        }
     }
 
     /// The subject with who vouches for it: two issuers may know different people by one name.
@@ -296,12 +307,10 @@ impl Authority {
             id: self.id(),
             at: self.now(),
             actor: actor.subject.clone(),
-            issuer: actor.issuer.clone(),
-            address: actor.address.clone(),
             action,
             org: org.map(ToString::to_string),
             target: target.to_string(),
-            request_id: actor.request_id.clone(),
+            origin: actor.origin(),
             detail,
         }
     }

@@ -6,9 +6,23 @@ use uuid::Uuid;
 
 use super::{
     Recorded, Store,
+    idempotency::{self, Operation},
     page::{Page, cut},
 };
 use crate::{error::Result, jwt::envelope::Signed, model::view::AuditEventView};
+
+/// Where a change comes from, beside who asked for it.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// Who vouches for the actor.
+    pub issuer: Option<String>,
+    /// Where the request came from.
+    pub address: Option<String>,
+    /// The request that caused it.
+    pub request_id: Option<String>,
+    /// The idempotency key under which it is done.
+    pub operation: Option<Operation>,
+}
 
 /// An event to be written.
 #[derive(Clone, Debug)]
@@ -19,18 +33,14 @@ pub struct Event {
     pub at: DateTime<Utc>,
     /// Who.
     pub actor: String,
-    /// Who vouches for the actor.
-    pub issuer: Option<String>,
-    /// Where the request came from.
-    pub address: Option<String>,
     /// What was done, such as `organization.suspend`.
     pub action: &'static str,
     /// On which organization.
     pub org: Option<String>,
     /// On what.
     pub target: String,
-    /// The request that caused it.
-    pub request_id: Option<String>,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Public parts of the change.
     pub detail: serde_json::Value,
 }
@@ -48,11 +58,15 @@ pub struct Filter {
     pub since: Option<DateTime<Utc>>,
 }
 
-/// Writes an event.
+/// Writes an event. Refused when the change is done under an idempotency key that somebody else has
+/// taken over meanwhile: then the whole transaction must not be.
 pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> {
+    if let Some(operation) = event.origin.operation {
+        idempotency::carry_out(&mut *connection, operation).await?;
+    }
     sqlx::query(
-        "INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail, issuer, address)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10)",
+        "INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail, issuer, address, operation)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10, $11)",
     )
     .bind(event.id)
     .bind(event.at)
@@ -60,10 +74,11 @@ pub async fn record(connection: &mut PgConnection, event: &Event) -> Result<()> 
     .bind(event.action)
     .bind(&event.org)
     .bind(&event.target)
-    .bind(&event.request_id)
+    .bind(&event.origin.request_id)
     .bind(event.detail.to_string())
-    .bind(&event.issuer)
-    .bind(&event.address)
+    .bind(&event.origin.issuer)
+    .bind(&event.origin.address)
+    .bind(event.origin.operation.map(|operation| operation.id))
     .execute(connection)
     .await?;
     Ok(())
@@ -73,8 +88,9 @@ impl Store {
     /// Records a token of our own (a system user, a provisioning user, a request to delete), which lives
     /// for minutes in memory: the audit event is its whole record.
     pub async fn record_own<T>(&self, event: &Event, signed: Signed<T>) -> Result<Recorded<T>> {
-        let mut connection = self.pool().acquire().await?;
-        record(&mut connection, event).await?;
+        let mut tx = self.begin().await?;
+        record(&mut tx, event).await?;
+        tx.commit().await?;
         Ok(Recorded::after_commit(signed))
     }
 

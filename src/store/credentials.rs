@@ -5,7 +5,9 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Recorded, Store, digest,
+    Recorded, Store,
+    audit::Origin,
+    digest,
     page::{Page, cut},
     parse, violates,
 };
@@ -24,8 +26,8 @@ pub struct NewCredential {
     pub environment: Uuid,
     /// Its audit event.
     pub event: Uuid,
-    /// The request that caused it.
-    pub request_id: Option<String>,
+    /// Where it comes from.
+    pub origin: Origin,
     /// The signed JWT.
     pub signed: Signed<User>,
 }
@@ -90,6 +92,7 @@ impl Store {
     async fn insert_credentials(&self, new: &[NewCredential]) -> Result<()> {
         let rows = || new.iter().map(|n| &n.row);
         let text = |f: fn(&Credential) -> String| rows().map(f).collect::<Vec<_>>();
+        let origin = |f: fn(&Origin) -> Option<String>| new.iter().map(|n| f(&n.origin)).collect::<Vec<_>>();
         let written = sqlx::query(RECORD)
             .bind(rows().map(|r| r.id).collect::<Vec<_>>())
             .bind(new.iter().map(|n| n.environment).collect::<Vec<_>>())
@@ -103,9 +106,13 @@ impl Store {
             .bind(text(|r| r.issued_by.clone()))
             .bind(rows().map(|r| serde_json::to_value(&r.options).unwrap_or_default()).collect::<Vec<_>>())
             .bind(new.iter().map(|n| n.event).collect::<Vec<_>>())
-            .bind(new.iter().map(|n| n.request_id.clone()).collect::<Vec<_>>())
+            .bind(origin(|o| o.request_id.clone()))
             .bind(text(|r| r.org.to_string()))
             .bind(i64::try_from(new.len()).unwrap_or(i64::MAX))
+            .bind(origin(|o| o.issuer.clone()))
+            .bind(origin(|o| o.address.clone()))
+            .bind(new.iter().map(|n| n.origin.operation.map(|o| o.id)).collect::<Vec<_>>())
+            .bind(new.iter().map(|n| n.origin.operation.map(|o| o.attempt)).collect::<Vec<_>>())
             .execute(self.pool())
             .await
             .map_err(|error| match error {
@@ -126,6 +133,9 @@ impl Store {
     ) -> Result<Option<(Credential, Recorded<User>)>> {
         let row = &new.row;
         let mut tx = self.begin().await?;
+        if let Some(operation) = new.origin.operation {
+            super::idempotency::carry_out(&mut tx, operation).await?;
+        }
         let written = sqlx::query(ROTATE)
             .bind(old.id)
             .bind(old.at)
@@ -142,8 +152,11 @@ impl Store {
             .bind(&row.issued_by)
             .bind(serde_json::to_value(&row.options).unwrap_or_default())
             .bind(new.event)
-            .bind(&new.request_id)
+            .bind(&new.origin.request_id)
             .bind(row.org.as_str())
+            .bind(&new.origin.issuer)
+            .bind(&new.origin.address)
+            .bind(new.origin.operation.map(|operation| operation.id))
             .execute(&mut *tx)
             .await
             .map_err(|error| if violates(&error, "credentials_user_key") { key_in_use() } else { error.into() })?;
@@ -299,24 +312,33 @@ fn from_row(row: &PgRow) -> Result<Credential> {
 
 /// One statement, so one round trip and one commit. The audit events and the credentials come from
 /// the same rows: those whose organization, environment and key are active. The division fails the
-/// statement, and with it both inserts, when that is not all of them.
+/// statement, and with it both inserts, when that is not all of them, or when somebody else has taken over
+/// an idempotency key.
 const RECORD: &str = "
 WITH new AS (
     SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
-        $8::timestamptz[], $9::timestamptz[], $10::text[], $11::jsonb[], $12::uuid[], $13::text[], $14::text[])
+        $8::timestamptz[], $9::timestamptz[], $10::text[], $11::jsonb[], $12::uuid[], $13::text[], $14::text[],
+        $16::text[], $17::text[], $18::uuid[], $19::integer[])
         AS n(id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at, issued_by,
-             options, event, request_id, org)
+             options, event, request_id, org, issuer, address, operation, attempt)
+), carried_out AS (
+    UPDATE idempotency_keys k SET carried_out = true
+    FROM (SELECT DISTINCT operation, attempt FROM new WHERE operation IS NOT NULL) o
+    WHERE k.id = o.operation AND k.attempt = o.attempt RETURNING k.id
 ), active AS (
     SELECT n.* FROM new n
     JOIN environments e ON e.id = n.environment_id AND e.state IN ('pending', 'ready')
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
     JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state = 'active'
 ), counted AS (
-    SELECT $15 / (CASE WHEN count(*) = $15 THEN 1 ELSE 0 END) AS all_active FROM active
+    SELECT $15 / (CASE WHEN count(*) = $15
+        AND (SELECT count(*) FROM carried_out) = (SELECT count(DISTINCT operation) FROM new) THEN 1 ELSE 0 END)
+        AS all_active FROM active
 ), events AS (
-    INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail)
+    INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail, issuer, address, operation)
     SELECT event, issued_at, issued_by, 'credential.issue', org, id::text, request_id,
-        json_build_object('name', name, 'role', role, 'userKey', user_key, 'expiresAt', expires_at)
+        json_build_object('name', name, 'role', role, 'userKey', user_key, 'expiresAt', expires_at),
+        issuer, address, operation
     FROM active, counted WHERE all_active > 0
 )
 INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at,
@@ -337,10 +359,10 @@ WITH old AS (
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
     JOIN signing_keys k ON k.public_key = $9 AND k.state = 'active'
 ), events AS (
-    INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail)
+    INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail, issuer, address, operation)
     SELECT $15, $2, $13, 'credential.rotate', $17, old_id::text, $16,
         json_build_object('replacedBy', $4::uuid, 'name', $6::text, 'role', $7::text, 'userKey', $8::text,
-            'expiresAt', $12::timestamptz, 'endsAt', $3::timestamptz)
+            'expiresAt', $12::timestamptz, 'endsAt', $3::timestamptz), $18, $19, $20
     FROM active
 )
 INSERT INTO credentials (id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at,

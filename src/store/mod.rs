@@ -11,6 +11,7 @@ mod claims;
 pub mod consumers;
 pub mod credentials;
 pub mod environments;
+pub mod idempotency;
 pub mod keys;
 pub mod operator;
 pub mod organizations;

@@ -7,6 +7,7 @@ mod claims;
 mod connect;
 mod consumers;
 mod expire;
+mod forget;
 mod platform;
 mod provision;
 pub mod push;
@@ -77,6 +78,7 @@ pub fn start(
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
     tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
+    tracker.spawn(forget::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(platform::run(Arc::clone(authority), stop.clone()));
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);

@@ -3,6 +3,7 @@
 
 mod consumers;
 mod document;
+mod idempotency;
 mod refusals;
 mod resources;
 
