@@ -32,7 +32,7 @@ use crate::{
     },
     error::{Error, Result as Outcome},
     model::{
-        CredentialState, EnvType,
+        CredentialState, EnvType, Reach,
         size::parse_duration,
         view::{CredentialView, ResolverView},
     },
@@ -61,6 +61,10 @@ pub struct IssuedView {
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "expose", deserialize_with = "take")]
     #[schema(value_type = Option<String>)]
     pub creds: Option<Zeroizing<String>>,
+    /// What whoever gets it should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["a credential of the role 'env-admin' reaches every environment of 'acme', not only 'prod'"]))]
+    pub warnings: Vec<String>,
 }
 
 #[expect(clippy::ref_option, reason = "serde's signature")]
@@ -74,8 +78,21 @@ fn take<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Zeroizing<S
 
 impl From<Issued> for IssuedView {
     fn from(issued: Issued) -> Self {
-        Self { credential: issued.credential, jwt: issued.jwt, creds: issued.creds }
+        let warnings = warnings(&issued.credential);
+        Self { credential: issued.credential, jwt: issued.jwt, creds: issued.creds, warnings }
     }
+}
+
+fn warnings(credential: &CredentialView) -> Vec<String> {
+    let CredentialView { org, env_type, role, .. } = credential;
+    let reaches = credential.reach == Some(Reach::Organization);
+    let reaches = reaches.then(|| {
+        format!(
+            "a credential of the role '{role}' reaches every environment of '{org}', not only '{env_type}': it can create consumers"
+        )
+    });
+    let bearer = "whoever sees the JWT of a bearer credential can use it: it is as secret as a private key";
+    reaches.into_iter().chain(credential.bearer.then(|| bearer.to_owned())).collect()
 }
 
 /// Issued credentials, in the order of the request.

@@ -16,11 +16,11 @@ use crate::{
     error::{Error, Result as Outcome},
     jwt::{limits::JetStreamLimits, permissions::Permission},
     model::{
-        Environment, OrgSlug,
+        Environment, OrgSlug, Reach,
         size::format_duration,
         view::{PermissionView, PermissionsView},
     },
-    policy::{Plan, Reach, Role},
+    policy::{Plan, Role},
 };
 
 /// The environment in which a role's permissions are shown.
@@ -39,6 +39,9 @@ pub struct PlanView {
     pub name: String,
     /// For people.
     pub description: String,
+    /// Credentials of roles that reach the whole organization may be issued.
+    #[serde(default)]
+    pub organization_reach: bool,
     /// What an account on this plan may use.
     pub limits: PlanLimits,
     /// How large the streams of an environment are made.
@@ -156,6 +159,7 @@ impl From<&Plan> for PlanView {
         Self {
             name: plan.name.clone(),
             description: plan.description.clone(),
+            organization_reach: plan.organization_reach,
             limits: PlanLimits {
                 subs: limits.subs,
                 payload: limits.payload,

@@ -1,20 +1,20 @@
 //! Issuing credentials: decide, lint, sign, record, release.
 
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use zeroize::Zeroizing;
 
-use super::{Actor, Authority, environments::no_environment, proof, requests::NewCredential as Request};
+use super::{Actor, Authority, environments::no_environment, options, proof, requests::NewCredential as Request};
 use crate::{
-    error::{Error, FieldError, Result},
-    jwt::{self, Claims, creds, limits::UserLimits},
+    error::{Error, Result},
+    jwt::{self, Claims, creds},
     model::{
         Credential, EnvType, Environment, ItemName, OrgSlug, credential::Options, size::parse_duration,
         view::CredentialView,
     },
     nkey::{PublicKey, Seed, User},
-    policy::{Policies, Role},
+    policy::{Policies, Role, custom},
     signer::lint,
     store::{Recorded, credentials, keys::IssuingContext},
 };
@@ -35,7 +35,7 @@ pub struct Issued {
 /// A request that was parsed: everything that needs no ledger has been checked.
 pub(super) struct Parsed<'p> {
     name: ItemName,
-    role: &'p Role,
+    role: Cow<'p, Role>,
     ttl: i64,
     key: UserKey,
     options: Options,
@@ -121,7 +121,11 @@ impl Authority {
         request: Request,
     ) -> Result<Parsed<'p>> {
         let name: ItemName = request.name.parse()?;
-        let role = policies.role(&request.role)?;
+        let permissions = request.permissions.map(Into::into);
+        let role = policies.grant(&request.role, permissions.as_ref())?;
+        if let Some(own) = &permissions {
+            custom::check(own, environment)?;
+        }
         role.check_env_type(&environment.env_type)?;
         let ttl = role.ttl(request.ttl.as_deref().map(|text| parse_duration("/ttl", text)).transpose()?)?;
         let key = match (&request.public_key, &request.proof) {
@@ -144,8 +148,12 @@ impl Authority {
             connection_types: request.connection_types,
             allowed_cidrs: request.allowed_cidrs,
             tags: request.tags,
+            times_location: options::zone(&request.times, request.times_location),
+            times: request.times,
+            bearer: request.bearer,
+            permissions,
         };
-        check_options(&options, role)?;
+        options::check(&options, &role)?;
         Ok(Parsed { name, role, ttl, key, options })
     }
 
@@ -176,10 +184,11 @@ impl Authority {
             // A key that was revoked before is revoked for every JWT up to that second.
             UserKey::Theirs(key) => (key, None, self.store.last_revocation(key).await?.map(|at| at + 1)),
         };
+        self.require_allowed(context, &request.role, &request.options)?;
         let iat = self.clock.unix().max(not_before.unwrap_or_default());
         // A user under a scoped key may carry nothing of its own, so a restricted one carries everything.
         let (issuer, mut claims) = if request.options.restricts() {
-            let limits = restricted(&request.role.limits, &request.options);
+            let limits = options::limits(&request.role.limits, &request.options);
             (
                 &context.plain,
                 jwt::User::unscoped(context.account, request.role.permissions_for(environment, user), limits),
@@ -208,7 +217,7 @@ impl Authority {
             subject: user.into(),
             nats: claims,
         })
-        .map_err(|error| blame(error, &request.options))?;
+        .map_err(|error| options::blame(error, &request.options))?;
         let signed = self.signer.sign_as_account(issuer, linted)?;
         let row = Credential {
             id: self.id(),
@@ -246,73 +255,6 @@ impl Authority {
             creds: seed.map(|seed| creds::write(token.token(), &seed)),
         }
     }
-}
-
-/// Names the field that makes the claims unacceptable: all that a caller can make too long are the
-/// lists of its options.
-fn blame(error: Error, options: &Options) -> Error {
-    let length = |texts: &[String]| texts.iter().map(|text| text.len() + 3).sum::<usize>();
-    let lists = [
-        ("/allowedCidrs", length(&options.allowed_cidrs)),
-        ("/connectionTypes", length(&options.connection_types)),
-        ("/tags", length(&options.tags)),
-    ];
-    let longest = lists.into_iter().max_by_key(|(_, length)| *length).filter(|(_, length)| *length > 0);
-    let field = longest.map(|(pointer, _)| FieldError { pointer: pointer.to_owned(), detail: error.to_string() });
-    error.with_fields(field)
-}
-
-const CONNECTION_TYPES: [&str; 7] =
-    ["STANDARD", "WEBSOCKET", "LEAFNODE", "LEAFNODE_WS", "MQTT", "MQTT_WS", "IN_PROCESS"];
-
-/// The limits of a user that carries its own: the role's, narrowed by what the caller asked for. An
-/// absent number would mean 0 here, where it means unlimited in a scope (nats-server 2.15.1).
-fn restricted(role: &UserLimits, options: &Options) -> UserLimits {
-    let mut limits = role.clone();
-    if !options.allowed_cidrs.is_empty() {
-        limits.src.clone_from(&options.allowed_cidrs);
-    }
-    if !options.connection_types.is_empty() {
-        limits.allowed_connection_types.clone_from(&options.connection_types);
-    }
-    for number in [&mut limits.subs, &mut limits.data, &mut limits.payload] {
-        number.get_or_insert(-1);
-    }
-    limits
-}
-
-fn check_options(options: &Options, role: &Role) -> Result<()> {
-    let of_role: Vec<_> = role.limits.allowed_connection_types.iter().map(String::as_str).collect();
-    let allowed = if of_role.is_empty() { &CONNECTION_TYPES[..] } else { &of_role };
-    for (index, kind) in options.connection_types.iter().enumerate() {
-        if !allowed.contains(&kind.as_str()) {
-            return Err(Error::field(
-                "invalid-connection-type",
-                format!("/connectionTypes/{index}"),
-                format!("'{kind}' is none of those that the role '{}' allows: {}", role.name, allowed.join(", ")),
-            ));
-        }
-    }
-    for (index, cidr) in options.allowed_cidrs.iter().enumerate() {
-        if cidr.parse::<ipnet::IpNet>().is_err() {
-            return Err(Error::field(
-                "invalid-cidr",
-                format!("/allowedCidrs/{index}"),
-                format!("'{cidr}' is no network such as 10.0.0.0/8"),
-            ));
-        }
-    }
-    for (index, tag) in options.tags.iter().enumerate() {
-        let fits = (1..=100).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_graphic());
-        if !fits || options.tags.len() > 20 {
-            return Err(Error::field(
-                "invalid-tag",
-                format!("/tags/{index}"),
-                "there are at most 20 tags of 1 to 100 printable ASCII characters without spaces",
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn time(unix: i64) -> Result<DateTime<Utc>> {

@@ -127,8 +127,7 @@ impl Authority {
     fn permissions_of(&self, row: &Credential) -> Permissions {
         let environment = Environment::new(row.org.clone(), row.env_type.clone());
         self.policies()
-            .roles
-            .get(&row.role)
+            .grant(&row.role, row.options.permissions.as_ref())
             .map(|role| role.permissions_for(&environment, row.user_key))
             .unwrap_or_default()
     }
@@ -150,10 +149,14 @@ impl Authority {
             issuer_key: row.issuer_key.to_string(),
             jwt_sha256: data_encoding::HEXLOWER.encode(&row.jwt_sha256),
             inbox_prefix: inbox_prefix(row.user_key),
+            reach: self.policies().grant(&row.role, row.options.permissions.as_ref()).ok().map(|role| role.reach),
             permissions: PermissionsView { publish: part(permissions.publish), subscribe: part(permissions.subscribe) },
             connection_types: row.options.connection_types.clone(),
             allowed_cidrs: row.options.allowed_cidrs.clone(),
             tags: row.options.tags.clone(),
+            times: row.options.times.clone(),
+            times_location: row.options.times_location.clone(),
+            bearer: row.options.bearer,
             issued_at: row.issued_at,
             expires_at: row.expires_at,
             issued_by: row.issued_by.clone(),

@@ -17,6 +17,7 @@ mod issuance;
 mod issue;
 mod ledger;
 mod mint;
+mod options;
 mod organizations;
 mod own_users;
 mod platform;

@@ -86,6 +86,7 @@ impl Authority {
             display_name: wanted.display_name.clone(),
             plan: wanted.plan.clone(),
             limits: json!({}),
+            allow_organization_reach: true,
             state: OrgState::Active,
             account,
             created_at: now,
@@ -142,9 +143,7 @@ impl Authority {
         let before = self.lock_organization(work, slug).await?;
         let mut org = before.clone();
         what.decide(&self.policies(), &mut org)?;
-        let unchanged = (&org.display_name, &org.plan, &org.limits, org.state)
-            == (&before.display_name, &before.plan, &before.limits, before.state);
-        if unchanged {
+        if org == before {
             return Ok(org);
         }
         org.updated_at = self.now();
@@ -219,6 +218,7 @@ impl Authority {
                     display_name: org.display_name.clone(),
                     plan: org.plan.clone(),
                     limits: org.limits.clone(),
+                    allow_organization_reach: org.allow_organization_reach,
                     state: org.state,
                     account_id: org.account.to_string(),
                     environments: environments
@@ -385,6 +385,7 @@ impl Transform<'_> {
                 if let Some(limits) = &change.limits {
                     org.limits.clone_from(limits);
                 }
+                org.allow_organization_reach = change.allow_organization_reach.unwrap_or(org.allow_organization_reach);
             }
             Self::Suspend(_) => org.state = org.state.suspend()?,
             Self::Resume(_) => org.state = org.state.resume()?,

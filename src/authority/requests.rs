@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::DeliverPolicy;
+use crate::model::{
+    DeliverPolicy, TimeWindow,
+    view::{PermissionView, PermissionsView},
+};
 
 /// Onboards an organization.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -38,6 +41,10 @@ pub struct ChangeOrganization {
     /// Overrides of single plan limits; replaces all earlier ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<serde_json::Value>,
+    /// Whether credentials of roles that reach the whole organization may be issued from now on. Those that
+    /// were issued before stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_organization_reach: Option<bool>,
 }
 
 /// Adds a durable pull consumer to an environment.
@@ -83,9 +90,12 @@ pub struct NewCredential {
     /// The caller's name for it.
     #[schema(example = "projector-1")]
     pub name: String,
-    /// Name of a role.
+    /// Name of a role, or `custom` for permissions of the caller's own.
     #[schema(example = "projector")]
     pub role: String,
+    /// With the role `custom`: what the credential may do. All of it has to lie inside the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<NewPermissions>,
     /// How long it lives, such as `90d`; the role's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "90d")]
@@ -103,9 +113,58 @@ pub struct NewCredential {
     /// Networks that it may connect from, CIDR; all when absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_cidrs: Vec<String>,
+    /// Times of day at which it works; always when absent. Connections are closed when one ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<TimeWindow>,
+    /// The time zone of `times`, an IANA name; UTC when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Europe/Berlin")]
+    pub times_location: Option<String>,
+    /// The JWT alone shall be enough to connect: only where role and plan allow it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bearer: bool,
     /// Labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+}
+
+/// What a credential of the role `custom` may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewPermissions {
+    /// What may be published; nothing when absent.
+    #[serde(default)]
+    pub publish: NewPermission,
+    /// What may be subscribed beside its own inbox; nothing when absent.
+    #[serde(default)]
+    pub subscribe: NewPermission,
+}
+
+/// Allowed and denied subjects; deny wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewPermission {
+    /// Allowed subjects, all inside the environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["ws.acme-prod.orders.>"]))]
+    pub allow: Vec<String>,
+    /// Denied subjects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+}
+
+impl From<NewPermissions> for PermissionsView {
+    fn from(new: NewPermissions) -> Self {
+        let part = |NewPermission { allow, deny }| PermissionView { allow, deny };
+        Self { publish: part(new.publish), subscribe: part(new.subscribe) }
+    }
+}
+
+impl From<PermissionsView> for NewPermissions {
+    fn from(view: PermissionsView) -> Self {
+        let part = |PermissionView { allow, deny }| NewPermission { allow, deny };
+        Self { publish: part(view.publish), subscribe: part(view.subscribe) }
+    }
 }
 
 /// Rotates a credential. The new one has the old one's name, role, options and lifetime.

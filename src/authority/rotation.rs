@@ -50,7 +50,9 @@ impl Authority {
         let environment = Environment::new(old.org.clone(), old.env_type.clone());
         let policies = self.policies();
         // Policies may have become stricter since; a rotation asks for no more than they give now.
-        let life = (old.expires_at - old.issued_at).num_seconds().min(policies.role(&old.role)?.max_ttl);
+        let life = (old.expires_at - old.issued_at)
+            .num_seconds()
+            .min(policies.grant(&old.role, old.options.permissions.as_ref())?.max_ttl);
         let like_old = NewCredential {
             name: old.name.clone(),
             role: old.role.clone(),
@@ -60,6 +62,10 @@ impl Authority {
             connection_types: old.options.connection_types.clone(),
             allowed_cidrs: old.options.allowed_cidrs.clone(),
             tags: old.options.tags.clone(),
+            times: old.options.times.clone(),
+            times_location: old.options.times_location.clone(),
+            bearer: old.options.bearer,
+            permissions: old.options.permissions.clone().map(Into::into),
         };
         let parsed = self.parse(&policies, &environment, like_old)?;
         let context = self.issuing_context(&old.org, &old.env_type, &old.role).await?;

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::names::{EnvType, OrgSlug};
+use super::{
+    names::{EnvType, OrgSlug},
+    view::PermissionsView,
+};
 use crate::nkey::{Account, PublicKey, User};
 
 /// One issued user JWT, without anything secret.
@@ -47,6 +50,30 @@ pub struct Credential {
     pub revocation_reason: Option<String>,
 }
 
+/// How far a credential reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// Strict: it publishes and subscribes to nothing outside its environment and asks JetStream to create
+    /// nothing. Not a wall against malice, for servers don't check reply subjects: see `policy::territory`.
+    Environment,
+    /// It can create consumers, which deliver to any subject of the organization's account.
+    Organization,
+}
+
+/// A time of day at which a credential works, `HH:MM:SS`. Where the end comes before the start it goes
+/// over midnight; servers let in on both sides of it (seen on nats-server 2.15.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeWindow {
+    /// From.
+    #[schema(example = "08:00:00")]
+    pub start: String,
+    /// To; connections are closed then.
+    #[schema(example = "18:00:00")]
+    pub end: String,
+}
+
 /// What a caller may ask for beyond the role. Any restriction makes the user carry its own
 /// permissions, for a user under a scoped key may carry none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,12 +88,28 @@ pub struct Options {
     /// Labels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Times of day at which it works; empty: always.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<TimeWindow>,
+    /// Their time zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times_location: Option<String>,
+    /// The JWT alone is enough to connect.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bearer: bool,
+    /// Permissions of the caller's own, with the role `custom` and only with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<PermissionsView>,
 }
 
 impl Options {
     /// The user must carry its own limits.
     pub fn restricts(&self) -> bool {
-        !self.connection_types.is_empty() || !self.allowed_cidrs.is_empty()
+        !self.connection_types.is_empty()
+            || !self.allowed_cidrs.is_empty()
+            || !self.times.is_empty()
+            || self.bearer
+            || self.permissions.is_some()
     }
 }
 

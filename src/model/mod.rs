@@ -13,6 +13,6 @@ pub mod view;
 
 pub use caller::CallerRole;
 pub use consumer::{ConsumerConfig, ConsumerState, DeliverPolicy};
-pub use credential::{Credential, CredentialState};
+pub use credential::{Credential, CredentialState, Reach, TimeWindow};
 pub use names::{EnvType, Environment, ItemName, NameRules, OrgSlug};
 pub use organization::{EnvState, OrgState, Organization};

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// An organization as the ledger holds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Organization {
     /// Identifier.
     pub id: Uuid,
@@ -24,6 +24,8 @@ pub struct Organization {
     pub plan: String,
     /// Overrides of single plan limits, as they were given.
     pub limits: serde_json::Value,
+    /// Credentials of roles that reach the whole organization may be issued.
+    pub allow_organization_reach: bool,
     /// State.
     pub state: OrgState,
     /// Its account.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     consumer::{ConsumerState, DeliverPolicy},
-    credential::CredentialState,
+    credential::{CredentialState, Reach, TimeWindow},
     organization::{EnvState, OrgState},
 };
 
@@ -25,6 +25,9 @@ pub struct OrganizationView {
     pub plan: String,
     /// Overrides of single plan limits.
     pub limits: serde_json::Value,
+    /// Credentials of roles that reach the whole organization may be issued, as far as the plan allows it.
+    #[serde(default)]
+    pub allow_organization_reach: bool,
     /// State.
     pub state: OrgState,
     /// Public key of its account.
@@ -158,12 +161,25 @@ pub struct CredentialView {
     pub jwt_sha256: String,
     /// The inbox prefix that a client must use.
     pub inbox_prefix: String,
+    /// How far it reaches: `organization` if it can create consumers, which deliver to any subject of the
+    /// organization's account. Null when its role has left the policies.
+    #[serde(default)]
+    pub reach: Option<Reach>,
     /// What it may do.
     pub permissions: PermissionsView,
     /// Connection types that it is bound to; empty: all.
     pub connection_types: Vec<String>,
     /// Networks that it is bound to; empty: all.
     pub allowed_cidrs: Vec<String>,
+    /// Times of day at which it works; empty: always.
+    #[serde(default)]
+    pub times: Vec<TimeWindow>,
+    /// Their time zone.
+    #[serde(default)]
+    pub times_location: Option<String>,
+    /// The JWT alone is enough to connect.
+    #[serde(default)]
+    pub bearer: bool,
     /// Labels.
     pub tags: Vec<String>,
     /// When it was issued.
@@ -184,7 +200,7 @@ pub struct CredentialView {
 }
 
 /// Publish and subscribe permissions.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PermissionsView {
     /// What may be published.
     pub publish: PermissionView,
@@ -193,7 +209,7 @@ pub struct PermissionsView {
 }
 
 /// Allowed and denied subjects; deny wins.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PermissionView {
     /// Allowed subjects.
     pub allow: Vec<String>,

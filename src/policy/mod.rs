@@ -6,10 +6,14 @@
 //! A file says what it means in people's terms; what is wrong in it is refused at start, in one line
 //! with the file, the line, the field and the reason.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::view::PermissionsView,
+};
 
+pub mod custom;
 pub mod explain;
 pub mod limits_override;
 pub mod plan;
@@ -17,10 +21,11 @@ pub mod role;
 mod source;
 pub mod territory;
 
+pub use custom::CUSTOM;
 pub use explain::{Direction, Verdict, explain};
 pub use limits_override::{LimitsOverride, TierOverride};
 pub use plan::{EnvironmentSettings, Plan, Promise, promise_of};
-pub use role::{Reach, Role};
+pub use role::Role;
 pub use source::Amount;
 pub use territory::{Outside, strictness_problems};
 
@@ -58,6 +63,22 @@ impl Policies {
     /// The plan of this name.
     pub fn plan(&self, name: &str) -> Result<&Plan> {
         self.plans.get(name).ok_or_else(|| unknown("unknown-plan", "/plan", "plan", name, self.plans.keys()))
+    }
+
+    /// What a credential of `role` gets: the role of this name, or `custom` with permissions of its own.
+    pub fn grant(&self, role: &str, own: Option<&PermissionsView>) -> Result<Cow<'_, Role>> {
+        match (role, own) {
+            (CUSTOM, Some(own)) => Ok(Cow::Owned(Role::custom(own))),
+            (CUSTOM, None) => {
+                Err(Error::field("permissions-missing", "/permissions", "the role 'custom' needs permissions"))
+            }
+            (_, Some(_)) => Err(Error::field(
+                "permissions-not-allowed",
+                "/permissions",
+                format!("the role '{role}' has permissions of its own; leave them out, or choose the role 'custom'"),
+            )),
+            (role, None) => self.role(role).map(Cow::Borrowed),
+        }
     }
 
     /// The role of this name.

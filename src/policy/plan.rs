@@ -30,6 +30,8 @@ pub struct Plan {
     pub name: String,
     /// For people.
     pub description: String,
+    /// Credentials of roles that reach the whole organization may be issued.
+    pub organization_reach: bool,
     /// What an account on this plan carries.
     pub limits: AccountLimits,
     /// How large the authority makes the streams of an environment.
@@ -92,7 +94,13 @@ impl Plan {
         if let Err(lack) = room(&limits, environment, ENVIRONMENTS) {
             return Err(source.error_in(&lack.field(&limits), &lack.reason));
         }
-        Ok(Self { name: raw.name.into_inner(), description: raw.description, limits, environment })
+        Ok(Self {
+            name: raw.name.into_inner(),
+            description: raw.description,
+            organization_reach: raw.organization_reach,
+            limits,
+            environment,
+        })
     }
 }
 
@@ -170,11 +178,17 @@ pub(super) fn room(limits: &AccountLimits, settings: EnvironmentSettings, enviro
     Ok(())
 }
 
+fn yes() -> bool {
+    true
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPlan {
     name: Spanned<String>,
     description: String,
+    #[serde(default = "yes")]
+    organization_reach: bool,
     limits: RawLimits,
     jetstream: Option<RawJetStream>,
     tiers: Option<BTreeMap<Spanned<String>, RawJetStream>>,

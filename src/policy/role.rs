@@ -1,7 +1,7 @@
 //! Roles: named sets of permissions inside one environment. A role file is a template; for an
 //! environment it becomes the scope of a signing key, so that users under that key carry nothing.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
@@ -18,13 +18,23 @@ use crate::{
         permissions::Permission,
         subject,
     },
-    model::{EnvType, Environment, names::renewal_subject, size},
+    model::{
+        EnvType, Environment, Reach,
+        names::renewal_subject,
+        size,
+        view::{PermissionView, PermissionsView},
+    },
     nkey::{PublicKey, User},
 };
 
 /// The largest scope of a role, JSON, in an environment with a long name. An account JWT carries one
 /// scope for each role in each environment, and has to stay far below 1 MiB.
 pub const MAX_SCOPE_BYTES: usize = 3_072;
+
+/// How long a credential with permissions of the caller's own lives when its request doesn't say, and how
+/// long it may live, seconds.
+const CUSTOM_TTL: i64 = 30 * 86_400;
+const CUSTOM_MAX_TTL: i64 = 90 * 86_400;
 
 /// Names of callers' roles and such, which a credential's role must not be mistaken for.
 const RESERVED: [&str; 10] = [
@@ -39,17 +49,6 @@ const RESERVED: [&str; 10] = [
     "none",
     "all",
 ];
-
-/// How far a credential of the role reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Reach {
-    /// Strict: it publishes and subscribes to nothing outside its environment and asks JetStream to create
-    /// nothing. Not a wall against malice, for servers don't check reply subjects: see `territory`.
-    Environment,
-    /// It can create consumers, which deliver to any subject of the organization's account.
-    Organization,
-}
 
 /// A named set of permissions inside one environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +73,31 @@ pub struct Role {
 }
 
 impl Role {
+    /// The role `custom` with these permissions, which `custom::check` has accepted: the caller's own, and
+    /// the user's inbox. It has no file and no key of its own.
+    pub(super) fn custom(own: &PermissionsView) -> Self {
+        let part = |part: &PermissionView| Permission { allow: part.allow.clone(), deny: part.deny.clone() };
+        // An empty list would allow everything. None stays empty: every user may ask for its renewal.
+        let (publish, mut subscribe) = (part(&own.publish), part(&own.subscribe));
+        subscribe.allow.insert(0, "{{inbox}}.>".to_owned());
+        Self {
+            name: super::CUSTOM.to_owned(),
+            description: "Permissions of the caller's own".to_owned(),
+            reach: Reach::Environment,
+            default_ttl: CUSTOM_TTL,
+            max_ttl: CUSTOM_MAX_TTL,
+            env_types: None,
+            bearer_allowed: false,
+            limits: UserLimits {
+                // As in the roles that come with the program: leaf nodes and MQTT act in ways that subjects do
+                // not bound.
+                allowed_connection_types: vec!["STANDARD".to_owned(), "WEBSOCKET".to_owned()],
+                ..UserLimits::default()
+            },
+            template: Permissions { publish, subscribe, response: None },
+        }
+    }
+
     /// The scope of the signing key of this role in `env`. It depends on nothing but the role's permissions
     /// and limits: servers close every user of a key whose scope changes in any way, a description included.
     pub fn scope(&self, env: &Environment) -> UserScope {

@@ -1,4 +1,4 @@
-//! Where a strict role may publish and subscribe: the subjects, the event stream, the KV bucket and
+//! Where a strict role may publish and subscribe: the subjects, the streams, the KV bucket and
 //! the inbox of one environment, and of JetStream only what creates and deletes nothing.
 //!
 //! This bounds what a client may *say*. What JetStream does with it is not bounded: servers send
@@ -7,7 +7,7 @@
 
 use crate::{
     jwt::{Permissions, subject},
-    model::{Environment, names::renewal_subject},
+    model::{Environment, ItemName, names::renewal_subject},
 };
 
 use super::explain::Direction;
@@ -53,10 +53,13 @@ pub fn strictness_problems(permissions: &Permissions, env: &Environment) -> Vec<
 
 /// Why `subject` may not stand in a strict role of `env`.
 pub(super) fn outside(direction: Direction, subject: &str, env: &Environment) -> Option<String> {
-    let territory = match direction {
+    let mut territory = match direction {
         Direction::Publish => publish_territory(env),
         Direction::Subscribe => subscribe_territory(env),
     };
+    if direction == Direction::Publish {
+        territory.extend(subject.split('.').filter(|token| is_own_stream(token, env)).flat_map(stream_territory));
+    }
     if territory.iter().any(|pattern| subject::contains(pattern, subject)) {
         return None;
     }
@@ -71,29 +74,43 @@ pub(super) fn outside(direction: Direction, subject: &str, env: &Environment) ->
     Some(format!("'{subject}' is outside the environment: {hint}"))
 }
 
+/// A further stream of `env` is called `ws-{env}-{name}`. In the account of one organization no other
+/// environment's streams begin like this, for an environment's type holds no hyphen.
+fn is_own_stream(token: &str, env: &Environment) -> bool {
+    let name = token.strip_prefix(&format!("ws-{}-", env.name()));
+    name.is_some_and(|name| name.parse::<ItemName>().is_ok())
+}
+
 fn publish_territory(env: &Environment) -> Vec<String> {
-    let (stream, bucket) = (env.stream(), env.bucket());
+    let bucket = env.bucket();
+    let mut territory = vec![env.subjects(), format!("$KV.{bucket}.>"), renewal_subject(SUBJECT)];
+    territory.extend(stream_territory(&env.stream()));
+    territory.extend(reading(&format!("KV_{bucket}")));
+    territory
+}
+
+/// What may be said of a stream, which is its environment's alone.
+fn stream_territory(stream: &str) -> Vec<String> {
+    // Consumers listen on 9 tokens, newer servers on 11 or more. With fewer fixed tokens, the form
+    // for one stream would match the other form of another stream.
     let mut territory = vec![
-        env.subjects(),
-        format!("$KV.{bucket}.>"),
-        renewal_subject(SUBJECT),
-        // Consumers listen on 9 tokens, newer servers on 11 or more. With fewer fixed tokens, the form
-        // for one stream would match the other form of another stream.
         format!("$JS.ACK.{stream}.*.*.*.*.*.*"),
         format!("$JS.ACK.*.*.{stream}.*.*.*.*.*.*"),
         format!("$JS.ACK.*.*.{stream}.*.*.*.*.*.*.>"),
     ];
-    for stream in [stream, format!("KV_{bucket}")] {
-        territory.extend([
-            format!("$JS.API.STREAM.INFO.{stream}"),
-            format!("$JS.API.STREAM.MSG.GET.{stream}"),
-            format!("$JS.API.DIRECT.GET.{stream}"),
-            format!("$JS.API.DIRECT.GET.{stream}.>"),
-            format!("$JS.API.CONSUMER.INFO.{stream}.*"),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
-        ]);
-    }
+    territory.extend(reading(stream));
     territory
+}
+
+fn reading(stream: &str) -> [String; 6] {
+    [
+        format!("$JS.API.STREAM.INFO.{stream}"),
+        format!("$JS.API.STREAM.MSG.GET.{stream}"),
+        format!("$JS.API.DIRECT.GET.{stream}"),
+        format!("$JS.API.DIRECT.GET.{stream}.>"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.*"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
+    ]
 }
 
 fn subscribe_territory(env: &Environment) -> Vec<String> {
@@ -113,7 +130,6 @@ mod tests {
             (Direction::Publish, "$JS.API.CONSUMER.MSG.NEXT.ws-acme-prod-events.*"),
             (Direction::Publish, "$JS.API.DIRECT.GET.KV_ws-acme-prod-state.$KV.ws-acme-prod-state.>"),
             (Direction::Publish, "$JS.ACK.ws-acme-prod-events.d.*.*.*.*.*"),
-            (Direction::Publish, "authority.renew.{{subject()}}"),
             (Direction::Subscribe, "_INBOX.{{subject()}}.>"),
             (Direction::Subscribe, "$KV.ws-acme-prod-state.>"),
         ] {
@@ -134,9 +150,6 @@ mod tests {
             (Direction::Publish, "$JS.ACK.ws-acme-prod-events.>"),
             (Direction::Publish, "$JS.ACK.*.*.ws-acme-prod-events.>"),
             (Direction::Publish, "$JS.ACK.*.*.ws-acme-prod-events.*.*.*.*"),
-            (Direction::Publish, "authority.renew.*"),
-            (Direction::Publish, "authority.renew.{{subject()}}.x"),
-            (Direction::Subscribe, "authority.renew.{{subject()}}"),
             (Direction::Publish, "_INBOX.>"),
             (Direction::Publish, "$SYS.REQ.USER.INFO"),
             (Direction::Subscribe, "_INBOX.>"),

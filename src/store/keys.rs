@@ -59,6 +59,12 @@ pub struct KeyRow {
 pub struct IssuingContext {
     /// The organization's state.
     pub org_state: OrgState,
+    /// Its plan.
+    pub plan: String,
+    /// Its overrides of the plan's limits.
+    pub limits: serde_json::Value,
+    /// Whether it allows credentials of roles that reach all of it.
+    pub allow_organization_reach: bool,
     /// The account.
     pub account: PublicKey<Account>,
     /// The environment.
@@ -188,7 +194,7 @@ impl Store {
         role: &str,
     ) -> Result<Option<IssuingContext>> {
         let row = sqlx::query(
-            "SELECT o.state, o.account_key, e.id, s.public_key AS scoped_key, s.sealed_seed AS scoped_seed,
+            "SELECT o.state, o.plan, o.limits, o.allow_organization_reach, o.account_key, e.id, s.public_key AS scoped_key, s.sealed_seed AS scoped_seed,
                     p.public_key, p.sealed_seed
              FROM organizations o
              JOIN environments e ON e.organization_id = o.id AND e.env_type = $2 AND e.state IN ('pending', 'ready')
@@ -210,6 +216,9 @@ impl Store {
         let state: String = row.try_get("state")?;
         Ok(Some(IssuingContext {
             org_state: OrgState::parse(&state).ok_or_else(|| Error::internal("unknown organization state"))?,
+            plan: row.try_get("plan")?,
+            limits: row.try_get("limits")?,
+            allow_organization_reach: row.try_get("allow_organization_reach")?,
             account: parse(row.try_get("account_key")?)?,
             environment: row.try_get("id")?,
             scoped,

@@ -31,6 +31,7 @@ fn from_row(row: &PgRow) -> Result<Organization> {
         display_name: row.try_get("display_name")?,
         plan: row.try_get("plan")?,
         limits: row.try_get("limits")?,
+        allow_organization_reach: row.try_get("allow_organization_reach")?,
         state: OrgState::parse(state).ok_or_else(|| Error::internal("unknown organization state"))?,
         account: parse(row.try_get("account_key")?)?,
         created_at: row.try_get("created_at")?,
@@ -63,7 +64,7 @@ pub async fn insert(connection: &mut PgConnection, org: &Organization, promise: 
 
 /// Locks the organization of this slug until the end of the transaction.
 pub async fn lock(connection: &mut PgConnection, slug: &OrgSlug) -> Result<Option<Organization>> {
-    let sql = "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
+    let sql = "SELECT id, slug, display_name, plan, limits, allow_organization_reach, state, account_key, created_at, updated_at
                FROM organizations WHERE slug = $1 AND state <> 'deleted' FOR UPDATE";
     let row = sqlx::query(sql).bind(slug.as_str()).fetch_optional(connection).await?;
     row.as_ref().map(from_row).transpose()
@@ -78,7 +79,7 @@ pub async fn claim_with_ended(
     except: &[Uuid],
 ) -> Result<Option<Organization>> {
     // What is being deleted lets nobody in anyway.
-    let sql = "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
+    let sql = "SELECT id, slug, display_name, plan, limits, allow_organization_reach, state, account_key, created_at, updated_at
                FROM organizations WHERE state IN ('active', 'suspended') AND id <> ALL($2) AND id IN (
                    SELECT e.organization_id FROM credentials c JOIN environments e ON e.id = c.environment_id
                    WHERE c.superseded_at IS NOT NULL AND c.revoked_at IS NULL AND c.ends_at < c.expires_at
@@ -92,7 +93,7 @@ pub async fn claim_with_ended(
 pub async fn update(connection: &mut PgConnection, org: &Organization, promise: Bytes, purge: bool) -> Result<()> {
     sqlx::query(
         "UPDATE organizations SET display_name = $2, plan = $3, limits = $4, state = $5, promised_memory = $6,
-             promised_disk = $7, updated_at = $8, purge = $9 WHERE id = $1",
+             promised_disk = $7, updated_at = $8, purge = $9, allow_organization_reach = $10 WHERE id = $1",
     )
     .bind(org.id)
     .bind(&org.display_name)
@@ -103,6 +104,7 @@ pub async fn update(connection: &mut PgConnection, org: &Organization, promise: 
     .bind(promise.disk)
     .bind(org.updated_at)
     .bind(purge)
+    .bind(org.allow_organization_reach)
     .execute(connection)
     .await?;
     Ok(())
@@ -132,7 +134,7 @@ impl Store {
     /// The organization of this slug that is not deleted.
     pub async fn organization(&self, slug: &OrgSlug) -> Result<Option<Organization>> {
         let row = sqlx::query(
-            "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
+            "SELECT id, slug, display_name, plan, limits, allow_organization_reach, state, account_key, created_at, updated_at
              FROM organizations WHERE slug = $1 AND state <> 'deleted'",
         )
         .bind(slug.as_str())
@@ -144,7 +146,7 @@ impl Store {
     /// The latest organization of this slug, deleted or not.
     pub async fn organization_or_deleted(&self, slug: &OrgSlug) -> Result<Option<Organization>> {
         let row = sqlx::query(
-            "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
+            "SELECT id, slug, display_name, plan, limits, allow_organization_reach, state, account_key, created_at, updated_at
              FROM organizations WHERE slug = $1 ORDER BY (state <> 'deleted') DESC, created_at DESC LIMIT 1",
         )
         .bind(slug.as_str())
@@ -162,7 +164,7 @@ impl Store {
     ) -> Result<(Vec<Organization>, bool)> {
         let (slug, account) = page.after.clone().unzip();
         let rows = sqlx::query(
-            "SELECT id, slug, display_name, plan, limits, state, account_key, created_at, updated_at
+            "SELECT id, slug, display_name, plan, limits, allow_organization_reach, state, account_key, created_at, updated_at
              FROM organizations
              WHERE (state = $1 OR ($1 IS NULL AND state <> 'deleted')) AND ($2::text IS NULL OR plan = $2)
                AND ($3::text IS NULL OR (slug, account_key) > ($3, $4))

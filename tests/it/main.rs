@@ -9,6 +9,7 @@ mod consumers;
 mod dev;
 mod dev_command;
 mod interop;
+mod issue_options;
 mod jwt_properties;
 mod layers;
 mod ledger;

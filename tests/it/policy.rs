@@ -5,9 +5,9 @@ use std::{fs, path::Path};
 use nats_authority::{
     entropy::SeededEntropy,
     jwt::{Permissions, subject::overlap},
-    model::Environment,
+    model::{Environment, Reach},
     nkey::{KeyPair, PublicKey, User},
-    policy::{Direction, Policies, Reach, Role, explain, strictness_problems},
+    policy::{Direction, Policies, Role, explain, strictness_problems},
 };
 use proptest::prelude::*;
 

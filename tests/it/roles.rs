@@ -1,8 +1,8 @@
 //! Every role, every operation, every environment that it could reach for, with three clients on a running
 //! server: what is let pass and what is refused, compared with `roles/matrix.toml` and `docs/ROLES.md`.
 
-mod matrix;
-mod native;
+pub mod matrix;
+pub mod native;
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     Outcome,
     client::{Answer, Client, note_more},
+    cred_options::{OptionArgs, permissions, times},
     org::{name_of, servers},
     secret_file::Place,
 };
@@ -105,7 +106,7 @@ pub struct IssueArgs {
     env_type: String,
     /// Name of the credential.
     name: String,
-    /// Its role.
+    /// Its role; `custom` takes the permissions from --allow-pub and its like.
     #[arg(long)]
     role: String,
     /// How long it lives, such as `90d`.
@@ -126,15 +127,8 @@ pub struct IssueArgs {
     /// File with the user's seed: proof and creds file are made here, the seed is not sent.
     #[arg(long, conflicts_with = "public_key", value_name = "FILE")]
     seed_file: Option<PathBuf>,
-    /// A network that it is bound to; may be repeated.
-    #[arg(long = "cidr", value_name = "CIDR")]
-    cidrs: Vec<String>,
-    /// A connection type that it is bound to, such as STANDARD; may be repeated.
-    #[arg(long = "connection-type", value_name = "TYPE")]
-    connection_types: Vec<String>,
-    /// A label; may be repeated.
-    #[arg(long = "tag", value_name = "TAG")]
-    tags: Vec<String>,
+    #[command(flatten)]
+    options: OptionArgs,
 }
 
 /// What to rotate.
@@ -216,16 +210,14 @@ async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
     let kind = if public_key.is_some() && seed.is_none() { "jwt" } else { "creds" };
     let default = || PathBuf::from(format!("{}-{}-{}.{kind}", args.org, args.env_type, args.name));
     let place = Place::reserve(&args.out.unwrap_or_else(default), args.force)?;
-    let body = NewCredential {
+    let body = args.options.apply(NewCredential {
         name: args.name,
         role: args.role,
         ttl: args.ttl,
         public_key,
         proof,
-        connection_types: args.connection_types,
-        allowed_cidrs: args.cidrs,
-        tags: args.tags,
-    };
+        ..NewCredential::default()
+    })?;
     let answer = client.post(&["orgs", &args.org, "envs", &args.env_type, "credentials"], &body).await?;
     deliver(&answer, place, seed.as_ref(), client)
 }
@@ -256,6 +248,7 @@ fn prove(seed: &Seed<User>, org: &str, env_type: &str, role: &str) -> Result<(Op
 /// Puts an issued credential where it belongs and says what it is.
 fn deliver(answer: &Answer, place: Place, seed: Option<&Seed<User>>, client: &Client) -> Outcome<()> {
     let issued: IssuedView = answer.read()?;
+    warn(&issued);
     let secret = match (seed, &issued.creds) {
         (Some(seed), _) => creds::write(&issued.jwt, seed),
         (None, Some(creds)) => creds.clone(),
@@ -302,6 +295,7 @@ async fn issue_batch(
     // One that cannot be written is no reason to lose the others.
     let mut failed = Ok(());
     for (place, item) in places.into_iter().zip(&mut issued.items) {
+        warn(item);
         let secret = item.creds.take().unwrap_or_else(|| Zeroizing::new(item.jwt.clone()));
         failed = failed.and(keep(place, &secret, &item.credential).map(drop));
     }
@@ -312,6 +306,13 @@ async fn issue_batch(
     }
     note(&format!("wrote {} files to {}", issued.items.len(), out_dir.display()));
     Ok(())
+}
+
+/// Says what whoever gets a credential should know.
+fn warn(issued: &IssuedView) {
+    for warning in &issued.warnings {
+        note(&format!("warning: {}: {warning}", issued.credential.name));
+    }
 }
 
 /// Writes an issued credential where it belongs. It is issued whatever happens here.
@@ -356,11 +357,6 @@ fn rows<'a>(credentials: impl Iterator<Item = &'a CredentialView>) -> String {
 }
 
 fn details(credential: &CredentialView) -> String {
-    let subjects = |allow: &[String], deny: &[String]| {
-        let denied = deny.iter().map(|subject| format!("not {subject}"));
-        allow.iter().cloned().chain(denied).collect::<Vec<_>>().join(", ")
-    };
-    let permissions = &credential.permissions;
     fields(&[
         ("id", credential.id.to_string()),
         ("environment", format!("{}-{}", credential.org, credential.env_type)),
@@ -370,10 +366,13 @@ fn details(credential: &CredentialView) -> String {
         ("user", credential.user_key.clone()),
         ("issuer", credential.issuer_key.clone()),
         ("inbox prefix", credential.inbox_prefix.clone()),
-        ("publish", subjects(&permissions.publish.allow, &permissions.publish.deny)),
-        ("subscribe", subjects(&permissions.subscribe.allow, &permissions.subscribe.deny)),
+        ("reach", credential.reach.as_ref().map(name_of).unwrap_or_default()),
+        ("publish", permissions(&credential.permissions.publish)),
+        ("subscribe", permissions(&credential.permissions.subscribe)),
         ("connection types", credential.connection_types.join(", ")),
         ("networks", credential.allowed_cidrs.join(", ")),
+        ("times", times(credential)),
+        ("bearer", if credential.bearer { "yes" } else { "" }.to_owned()),
         ("tags", credential.tags.join(", ")),
         ("issued", time(credential.issued_at)),
         ("issued by", credential.issued_by.clone()),

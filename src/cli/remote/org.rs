@@ -70,6 +70,9 @@ pub enum OrgCommand {
         /// Go back to the plan's limits.
         #[arg(long)]
         clear_limits: bool,
+        /// Whether credentials of roles that reach the whole organization may be issued from now on.
+        #[arg(long, value_name = "WHETHER", value_parser = ["allow", "forbid"])]
+        organization_reach: Option<String>,
     },
     /// Close every connection of an organization; its data stays.
     Suspend {
@@ -125,9 +128,10 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
             client.print(&answer, details)?;
             Ok(())
         }
-        OrgCommand::Update { slug, display_name, plan, limits, clear_limits } => {
+        OrgCommand::Update { slug, display_name, plan, limits, clear_limits, organization_reach } => {
             let limits = if clear_limits || !limits.is_empty() { Some(parse_limits(&limits)?) } else { None };
-            let body = ChangeOrganization { display_name, plan, limits };
+            let allow_organization_reach = organization_reach.map(|whether| whether == "allow");
+            let body = ChangeOrganization { display_name, plan, limits, allow_organization_reach };
             let answer = client.change(Method::PATCH, &["orgs", &slug], &[], Some(&body)).await?;
             changed(client, &answer, false)
         }
@@ -204,6 +208,10 @@ fn details(org: &OrganizationView) -> String {
         ("state", org.state.as_str().to_owned()),
         ("plan", org.plan.clone()),
         ("limits", limits),
+        (
+            "organization reach",
+            if org.allow_organization_reach { "as the plan allows" } else { "forbidden" }.to_owned(),
+        ),
         ("account", org.account_id.clone()),
         ("resolver", format!("{}, generation {}", name_of(&org.resolver.state), org.resolver.generation)),
         ("created", time(org.created_at)),

@@ -140,6 +140,7 @@ fn plan_details(plan: &PlanView) -> String {
     let mut text = fields(&[
         ("plan", plan.name.clone()),
         ("description", plan.description.clone()),
+        ("organization reach", if plan.organization_reach { "allowed" } else { "forbidden" }.to_owned()),
         ("connections", amount(limits.conn)),
         ("leaf nodes", amount(limits.leaf)),
         ("subscriptions", amount(limits.subs)),

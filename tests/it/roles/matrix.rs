@@ -64,7 +64,7 @@ pub struct Message {
 }
 
 /// One cell as a runner gets it, with everything filled in.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct Cell {
     pub id: String,
     pub does: String,

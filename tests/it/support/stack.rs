@@ -42,6 +42,10 @@ pub struct Stack {
 
 impl Stack {
     pub async fn start(nodes: usize) -> Self {
+        Self::start_with(nodes, Policies::builtin().unwrap()).await
+    }
+
+    pub async fn start_with(nodes: usize, policies: Policies) -> Self {
         let database = super::migrated_database().await;
         let dir = super::temp_dir();
         let store =
@@ -60,7 +64,6 @@ impl Stack {
         spec.jetstream_max_file = 100 << 30;
         let cluster = Cluster::start(spec).await.unwrap();
         let settings = Settings { names: NameRules::default(), default_plan: "s".to_owned(), overcommit: 1.0 };
-        let policies = Policies::builtin().unwrap();
         let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await.unwrap();
         let stop = CancellationToken::new();
         let setup = tasks::Setup {
