@@ -67,8 +67,8 @@ impl Service {
         let address = listener.local_addr().map_err(|error| Error::internal("address").with_source(error))?;
         let url = format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" });
         let server = axum_server::Handle::new();
-        serve(&tracker, listener, config, api::router(api::ApiState::new(Arc::clone(&authority))), server.clone())
-            .await?;
+        let state = api::ApiState::new(Arc::clone(&authority)).asking(Arc::clone(&resolver) as _);
+        serve(&tracker, listener, config, api::router(state), server.clone()).await?;
         if let Some(address) = config.metrics_listen {
             let listener = listen(address).await?;
             let router = crate::telemetry::metrics_router()?;

@@ -37,7 +37,7 @@ const MAX_TOKEN: usize = 8192;
 const MISSING: &str = r#"Bearer realm="nats-authority""#;
 const INVALID: &str = r#"Bearer realm="nats-authority", error="invalid_token""#;
 
-/// An authenticated caller, for handlers.
+/// An authenticated caller, for handlers whose change can neither be tried nor carry a condition.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// What the audit log says of it.
@@ -48,8 +48,16 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        super::asked::refuse_conditions(parts)?;
+        Ok(Self::of(parts)?)
+    }
+}
+
+impl Caller {
+    /// The caller that [`authenticate`] has found.
+    pub(super) fn of(parts: &Parts) -> Result<Self> {
         let caller = parts.extensions.get::<Self>().cloned();
-        caller.ok_or_else(|| Error::internal("a route that needs a caller lies outside of authentication").into())
+        caller.ok_or_else(|| Error::internal("a route that needs a caller lies outside of authentication"))
     }
 }
 

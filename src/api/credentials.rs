@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{
     ApiState,
+    asked::{Asked, DryRunParam, IfMatchHeader, Tried, etag_of},
     caller::Caller,
     environments::check,
     extract::{Body, CredentialPath, EnvPath, OptionalBody, OrgPath, Query, at},
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     authority::{
-        Authority, Issued,
+        Authority, Issued, Proposal,
         requests::{NewCredential, NewCredentials, Reason, Rotate},
     },
     error::{Error, Result as Outcome},
@@ -254,21 +255,26 @@ async fn rotate_credential(
     post, path = "/credentials/{id}/revoke", tag = "credentials", request_body = Option<Reason>,
     params(
         ("id" = Uuid, Path, description = "Identifier"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
-    responses((status = 200, description = "Revoked", body = ChangedCredential)),
+    responses((status = 200, description = "Revoked; or a preview", body = Tried<ChangedCredential>)),
 )]
 async fn revoke_credential(
     State(authority): State<Arc<Authority>>,
     CredentialPath(id): CredentialPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
     OptionalBody(reason): OptionalBody<Reason>,
 ) -> Result<Response, Refusal> {
-    let (credential, _) = authority.revoke(&caller.actor, id, reason).await?;
+    if let Some(preview) = asked.preview(Proposal::Revoke(id, &reason)).await? {
+        return Ok(preview);
+    }
+    let (credential, _) = authority.revoke(&asked.actor, id, reason).await?;
     let view = prefer.settled_or_now(&authority, &credential.org.parse()?, false).await?;
     let body = ChangedCredential { credential, resolver: view.resolver };
-    Ok((prefer.applied(), Json(body)).into_response())
+    Ok((prefer.applied(), etag_of(&body.resolver), Json(body)).into_response())
 }
 
 /// A time as callers write it: RFC 3339, or a duration that `apply` counts from now.

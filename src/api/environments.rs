@@ -14,17 +14,18 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiState,
-    caller::Caller,
+    asked::{Asked, DryRunParam, IfMatchHeader, Tried, etag_of},
     extract::{EnvPath, OrgPath, at},
     page::List,
     prefer::{Prefer, PreferHeader},
     problem::Refusal,
 };
 use crate::{
-    authority::Authority,
+    authority::{Authority, Proposal},
     error::Result as Outcome,
     model::{
         EnvType, OrgSlug,
+        preview::PreviewView,
         view::{EnvironmentView, ResolverView},
     },
 };
@@ -68,22 +69,27 @@ async fn list_environments(
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     responses(
         (status = 201, description = "Added", body = ChangedEnvironment),
-        (status = 200, description = "It was there already", body = ChangedEnvironment),
+        (status = 200, description = "It was there already; or a preview", body = Tried<ChangedEnvironment>),
         (status = 409, description = "The organization is not active, or the environment is being deleted"),
     ),
 )]
 async fn put_environment(
     State(authority): State<Arc<Authority>>,
     EnvPath(org, env_type): EnvPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
 ) -> Result<Response, Refusal> {
     check(&authority, &env_type)?;
-    let (environment, created) = authority.put_environment(&caller.actor, &org, &env_type).await?;
+    if let Some(preview) = asked.preview(Proposal::PutEnvironment(&org, &env_type)).await? {
+        return Ok(preview);
+    }
+    let (environment, created) = authority.put_environment(&asked.actor, &org, &env_type).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     changed(status, &authority, prefer, &org, environment).await
 }
@@ -112,20 +118,26 @@ async fn show_environment(
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     responses(
         (status = 202, description = "The removal is under way", body = ChangedEnvironment),
+        (status = 200, description = "A preview", body = PreviewView),
         (status = 409, description = "The organization is not active"),
     ),
 )]
 async fn delete_environment(
     State(authority): State<Arc<Authority>>,
     EnvPath(org, env_type): EnvPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
 ) -> Result<Response, Refusal> {
-    let environment = authority.delete_environment(&caller.actor, &org, &env_type).await?;
+    if let Some(preview) = asked.preview(Proposal::DeleteEnvironment(&org, &env_type)).await? {
+        return Ok(preview);
+    }
+    let environment = authority.delete_environment(&asked.actor, &org, &env_type).await?;
     changed(StatusCode::ACCEPTED, &authority, prefer, &org, environment).await
 }
 
@@ -149,5 +161,5 @@ async fn changed(
         ..environment
     });
     let body = ChangedEnvironment { environment, resolver: view.resolver };
-    Ok((status, prefer.applied(), Json(body)).into_response())
+    Ok((status, prefer.applied(), etag_of(&body.resolver), Json(body)).into_response())
 }

@@ -86,7 +86,9 @@ struct Kept {
 
 /// Carries out a request once, however often it is sent with the same key.
 pub(super) async fn once(State(state): State<ApiState>, request: Request, next: Next) -> Result<Response, Refusal> {
-    if request.method() != Method::POST || !request.headers().contains_key(HEADER) {
+    // Trying changes nothing, and is done anew each time.
+    let tried = super::asked::dry_run(request.uri()).unwrap_or(true);
+    if request.method() != Method::POST || !request.headers().contains_key(HEADER) || tried {
         return Ok(next.run(request).await);
     }
     let (mut parts, body) = request.into_parts();

@@ -6,11 +6,13 @@
 //! | `request` | what surrounds every request: id, span, figures, time limit |
 //! | `caller` | who asks, and whether it may |
 //! | `idempotency` | requests that may be sent again |
+//! | `asked` | changes that may be tried or carry a condition |
 //! | `extract` | bodies, paths and queries, read into types |
 //! | [`problem`] | the one mapping from errors to statuses |
 //! | `page`, `prefer` | lists; waiting for the servers |
 //! | the others | one resource each |
 
+mod asked;
 pub mod audit;
 mod caller;
 pub mod consumers;
@@ -45,7 +47,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::authority::Authority;
+use crate::{authority::Authority, resolver::Resolver};
 
 /// Where the resources live.
 pub const BASE: &str = "/api/v1";
@@ -55,12 +57,19 @@ pub const BASE: &str = "/api/v1";
 pub struct ApiState {
     authority: Arc<Authority>,
     callers: Arc<caller::Callers>,
+    resolver: Option<Arc<dyn Resolver>>,
 }
 
 impl ApiState {
     /// The state of an API over this authority.
     pub fn new(authority: Arc<Authority>) -> Self {
-        Self { authority, callers: Arc::default() }
+        Self { authority, callers: Arc::default(), resolver: None }
+    }
+
+    /// The same, with servers that can be asked what a change would do to them.
+    #[must_use]
+    pub fn asking(self, resolver: Arc<dyn Resolver>) -> Self {
+        Self { resolver: Some(resolver), ..self }
     }
 }
 

@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiState,
-    caller::Caller,
+    asked::{Asked, DryRunParam, IfMatchHeader, Tried, etag_of},
     extract::{Body, OptionalBody, OrgPath, Query},
     page::{Limit, List, page},
     prefer::{Prefer, PreferHeader},
@@ -22,10 +22,10 @@ use super::{
 };
 use crate::{
     authority::{
-        Authority,
+        Authority, Proposal,
         requests::{ChangeOrganization, NewOrganization, Reason},
     },
-    model::{OrgSlug, OrgState, view::OrganizationView},
+    model::{OrgSlug, OrgState, preview::PreviewView, view::OrganizationView},
     nkey::{Account, PublicKey},
 };
 
@@ -42,25 +42,28 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
 /// Finds it when it is already there with the same content, so that a repeated request does no harm.
 #[utoipa::path(
     post, path = "/orgs", tag = "organizations", request_body = NewOrganization,
-    params(PreferHeader),
+    params(DryRunParam, IfMatchHeader, PreferHeader),
     responses(
         (status = 201, description = "Onboarded", body = OrganizationView),
-        (status = 200, description = "It was there already", body = OrganizationView),
+        (status = 200, description = "It was there already; or a preview", body = Tried<OrganizationView>),
         (status = 409, description = "The slug is taken by another one, or the cluster has not what the plan promises"),
     ),
 )]
 async fn onboard_organization(
     State(authority): State<Arc<Authority>>,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
     Body(request): Body<NewOrganization>,
 ) -> Result<Response, Refusal> {
-    let (view, created) = authority.onboard(&caller.actor, request).await?;
+    if let Some(preview) = asked.preview(Proposal::Onboard(&request)).await? {
+        return Ok(preview);
+    }
+    let (view, created) = authority.onboard(&asked.actor, request).await?;
     let slug = view.slug.parse()?;
     let view = prefer.settle(&authority, &slug, false).await?.unwrap_or(view);
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/api/v1/orgs/{slug}"))];
-    Ok((status, prefer.applied(), location, Json(view)).into_response())
+    Ok((status, prefer.applied(), etag_of(&view.resolver), location, Json(view)).into_response())
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -104,8 +107,9 @@ async fn list_organizations(
 async fn show_organization(
     State(authority): State<Arc<Authority>>,
     OrgPath(org): OrgPath,
-) -> Result<Json<OrganizationView>, Refusal> {
-    Ok(Json(authority.organization(&org).await?))
+) -> Result<Response, Refusal> {
+    let view = authority.organization(&org).await?;
+    Ok((etag_of(&view.resolver), Json(view)).into_response())
 }
 
 /// Changes an organization.
@@ -115,21 +119,26 @@ async fn show_organization(
     patch, path = "/orgs/{org}", tag = "organizations", request_body = ChangeOrganization,
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     responses(
-        (status = 200, description = "Changed", body = OrganizationView),
+        (status = 200, description = "Changed; or a preview", body = Tried<OrganizationView>),
         (status = 409, description = "It is not active, or the cluster has not what the plan promises"),
     ),
 )]
 async fn change_organization(
     State(authority): State<Arc<Authority>>,
     OrgPath(org): OrgPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
     Body(change): Body<ChangeOrganization>,
 ) -> Result<Response, Refusal> {
-    let view = authority.change(&caller.actor, &org, change).await?;
+    if let Some(preview) = asked.preview(Proposal::Change(&org, &change)).await? {
+        return Ok(preview);
+    }
+    let view = authority.change(&asked.actor, &org, change).await?;
     changed(StatusCode::OK, &authority, prefer, view).await
 }
 
@@ -140,21 +149,26 @@ async fn change_organization(
     post, path = "/orgs/{org}/suspend", tag = "organizations", request_body = Option<Reason>,
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     responses(
-        (status = 200, description = "Suspended", body = OrganizationView),
+        (status = 200, description = "Suspended; or a preview", body = Tried<OrganizationView>),
         (status = 409, description = "It is being deleted"),
     ),
 )]
 async fn suspend_organization(
     State(authority): State<Arc<Authority>>,
     OrgPath(org): OrgPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
     OptionalBody(reason): OptionalBody<Reason>,
 ) -> Result<Response, Refusal> {
-    let view = authority.suspend(&caller.actor, &org, reason).await?;
+    if let Some(preview) = asked.preview(Proposal::Suspend(&org, &reason)).await? {
+        return Ok(preview);
+    }
+    let view = authority.suspend(&asked.actor, &org, reason).await?;
     changed(StatusCode::OK, &authority, prefer, view).await
 }
 
@@ -163,21 +177,26 @@ async fn suspend_organization(
     post, path = "/orgs/{org}/resume", tag = "organizations", request_body = Option<Reason>,
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     responses(
-        (status = 200, description = "Active", body = OrganizationView),
+        (status = 200, description = "Active; or a preview", body = Tried<OrganizationView>),
         (status = 409, description = "It is being deleted"),
     ),
 )]
 async fn resume_organization(
     State(authority): State<Arc<Authority>>,
     OrgPath(org): OrgPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
     OptionalBody(reason): OptionalBody<Reason>,
 ) -> Result<Response, Refusal> {
-    let view = authority.resume(&caller.actor, &org, reason).await?;
+    if let Some(preview) = asked.preview(Proposal::Resume(&org, &reason)).await? {
+        return Ok(preview);
+    }
+    let view = authority.resume(&asked.actor, &org, reason).await?;
     changed(StatusCode::OK, &authority, prefer, view).await
 }
 
@@ -188,6 +207,10 @@ struct DeleteOrganization {
     /// Also free its JetStream data.
     #[param(value_type = Option<bool>, default = false)]
     purge: Option<Flag>,
+    /// Read by `Asked`; here so that it is no unknown one.
+    #[serde(rename = "dryRun")]
+    #[param(ignore)]
+    _dry_run: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -206,18 +229,26 @@ enum Flag {
     params(
         ("org" = String, Path, description = "Slug", example = "acme"),
         DeleteOrganization,
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
-    responses((status = 202, description = "The deletion is under way", body = OrganizationView)),
+    responses(
+        (status = 202, description = "The deletion is under way", body = OrganizationView),
+        (status = 200, description = "A preview", body = PreviewView),
+    ),
 )]
 async fn delete_organization(
     State(authority): State<Arc<Authority>>,
     OrgPath(org): OrgPath,
     Query(query): Query<DeleteOrganization>,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
 ) -> Result<Response, Refusal> {
-    let view = authority.delete(&caller.actor, &org, query.purge == Some(Flag::True)).await?;
+    if let Some(preview) = asked.preview(Proposal::Delete(&org)).await? {
+        return Ok(preview);
+    }
+    let view = authority.delete(&asked.actor, &org, query.purge == Some(Flag::True)).await?;
     changed(StatusCode::ACCEPTED, &authority, prefer, view).await
 }
 
@@ -228,5 +259,5 @@ async fn changed(
     view: OrganizationView,
 ) -> Result<Response, Refusal> {
     let view = prefer.settle(authority, &view.slug.parse()?, false).await?.unwrap_or(view);
-    Ok((status, prefer.applied(), Json(view)).into_response())
+    Ok((status, prefer.applied(), etag_of(&view.resolver), Json(view)).into_response())
 }

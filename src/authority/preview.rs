@@ -60,6 +60,8 @@ pub struct Preview {
     pub bytes_after: usize,
     /// The most bytes that the servers take.
     pub bytes_limit: usize,
+    /// Imports whose exporting account is unknown or deleted.
+    pub broken_imports: Vec<String>,
 }
 
 impl Authority {
@@ -79,7 +81,9 @@ impl Authority {
             self.look(work, &org).await?;
         }
         let decided = trial.end().await?.pop().ok_or_else(|| Error::internal("a trial without a decision"))?;
-        Ok(self.told(decided))
+        let exporters: Vec<_> = decided.after.imports.iter().filter_map(|import| import.account).collect();
+        let there = if exporters.is_empty() { Vec::new() } else { self.store.accounts_among(&exporters).await? };
+        Ok(self.told(decided, &there))
     }
 
     /// The organization, when it is there as it is asked for. Looked up before the trial begins: nothing
@@ -111,8 +115,12 @@ impl Authority {
         }
     }
 
-    fn told(&self, decided: Decided) -> Preview {
+    fn told(&self, decided: Decided, exporters: &[PublicKey<Account>]) -> Preview {
+        let gone = |import: &&jwt::account::Import| import.account.is_none_or(|account| !exporters.contains(&account));
+        let name = |import: &jwt::account::Import| import.name.clone().unwrap_or_else(|| import.subject.clone());
+        let broken_imports = decided.after.imports.iter().filter(gone).map(name).collect();
         Preview {
+            broken_imports,
             org: decided.org,
             account: decided.account,
             generation: decided.generation,

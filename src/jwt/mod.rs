@@ -8,6 +8,7 @@ pub mod account;
 pub mod activation;
 pub mod claims;
 pub mod creds;
+pub mod difference;
 pub mod envelope;
 pub mod generic;
 pub mod inspect;

@@ -8,6 +8,7 @@ pub mod credential;
 pub mod ids;
 pub mod names;
 pub mod organization;
+pub mod preview;
 pub mod size;
 pub mod view;
 

@@ -10,7 +10,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::nkey::{Account, Operator, PublicKey};
+use crate::{
+    jwt,
+    nkey::{Account, Operator, PublicKey},
+};
 
 /// Which server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,6 +160,25 @@ pub struct ClientConnection {
     pub ip: Option<String>,
     /// Since when it is connected.
     pub start: Option<DateTime<Utc>>,
+    /// The key that issued its user, when the server shows it.
+    #[serde(rename = "issuer_key")]
+    pub issuer: Option<String>,
+    /// When its user's JWT was issued, Unix seconds, when the server shows it.
+    #[serde(skip)]
+    pub issued_at: Option<i64>,
+}
+
+/// What a server stores of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamUse {
+    /// The stream.
+    pub name: String,
+    /// In memory; else on disk.
+    pub in_memory: bool,
+    /// On how many servers.
+    pub replicas: i64,
+    /// Bytes of this copy.
+    pub bytes: i64,
 }
 
 #[derive(Deserialize)]
@@ -359,9 +381,29 @@ pub fn connections(json: &[u8]) -> Option<(ServerRef, u64, Vec<ClientConnection>
     let value: Value = serde_json::from_slice(json).ok()?;
     let data = value.get("data")?;
     let list = data["connections"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let list: Vec<_> = list.iter().filter_map(|connection| ClientConnection::deserialize(connection).ok()).collect();
+    let read = |value: &Value| {
+        let mut connection = ClientConnection::deserialize(value).ok()?;
+        let claims = jwt::envelope::read_unverified(text(value, "jwt")).ok();
+        connection.issued_at = claims.and_then(|token| token.claims["iat"].as_i64());
+        Some(connection)
+    };
+    let list: Vec<_> = list.iter().filter_map(read).collect();
     let total = data["total"].as_u64().unwrap_or(list.len() as u64);
     Some((server_of(&value), total, list))
+}
+
+/// Reads an answer to JSZ for one account.
+pub fn streams(json: &[u8]) -> Option<(ServerRef, Vec<StreamUse>)> {
+    let value: Value = serde_json::from_slice(json).ok()?;
+    let accounts = value.pointer("/data/account_details").and_then(Value::as_array).into_iter().flatten();
+    let streams = accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
+    let read = |stream: &Value| StreamUse {
+        name: text(stream, "name").to_owned(),
+        in_memory: stream.pointer("/config/storage").and_then(Value::as_str) == Some("memory"),
+        replicas: stream.pointer("/config/num_replicas").and_then(Value::as_i64).unwrap_or(1),
+        bytes: stream.pointer("/state/bytes").and_then(Value::as_i64).unwrap_or_default(),
+    };
+    Some((server_of(&value), streams.map(read).collect()))
 }
 
 /// Reads one message of a PACK answer: `account|jwt`.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    answers::{self, ClientConnection, Effective, ServerInfo, ServerRef, Stored},
+    answers::{self, ClientConnection, Effective, ServerInfo, ServerRef, Stored, StreamUse},
     gather::Asker,
 };
 use crate::{
@@ -48,8 +48,17 @@ pub struct Connections {
     pub server: ServerRef,
     /// How many there are; none when the server did not answer.
     pub total: Option<u64>,
-    /// The first 1,024 of them.
+    /// Those of them that it listed; all, unless there are more than 16,384.
     pub list: Vec<ClientConnection>,
+}
+
+/// The streams of an account on one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// The server.
+    pub server: ServerRef,
+    /// Its copies; none when the server did not answer.
+    pub streams: Option<Vec<StreamUse>>,
 }
 
 /// What came of comparing hashes with one server.
@@ -177,12 +186,23 @@ pub(super) async fn loaded(asker: &Asker<'_>) -> Result<Vec<Loaded>> {
 /// Asking makes servers load the account that had not.
 pub(super) async fn connections(asker: &Asker<'_>, account: PublicKey<Account>) -> Result<Vec<Connections>> {
     let subject = format!("$SYS.REQ.ACCOUNT.{account}.CONNZ");
-    let question = Bytes::from_static(br#"{"auth":true}"#);
+    // The server's own default is 1,024.
+    let question = Bytes::from_static(br#"{"auth":true,"limit":16384}"#);
     let parse = |json: &[u8]| answers::connections(json).map(|(server, total, list)| (server, (total, list)));
     let gathered = asker.all(&subject, question, parse).await?;
     Ok(gathered.into_all(
         |server, (total, list)| Connections { server, total: Some(total), list },
         |server| Connections { server, total: None, list: Vec::new() },
+    ))
+}
+
+/// A server that has no `JetStream`, or none for this account, has no streams of it.
+pub(super) async fn streams(asker: &Asker<'_>, account: PublicKey<Account>) -> Result<Vec<Streams>> {
+    let question = serde_json::json!({"account": account, "accounts": true, "streams": true, "config": true});
+    let gathered = asker.all("$SYS.REQ.SERVER.PING.JSZ", question.to_string().into(), answers::streams).await?;
+    Ok(gathered.into_all(
+        |server, streams| Streams { server, streams: Some(streams) },
+        |server| Streams { server, streams: None },
     ))
 }
 

@@ -36,11 +36,12 @@ pub mod registry;
 mod system;
 
 pub use answers::{
-    ClientConnection, Effective, JetStreamCapacity, ServerAnswer, ServerInfo, ServerRef, StoreResult, TrustedOperator,
+    ClientConnection, Effective, JetStreamCapacity, ServerAnswer, ServerInfo, ServerRef, StoreResult, StreamUse,
+    TrustedOperator,
 };
 pub use connection::{ConnectionConfig, ConnectionState, Credentials, SystemConnection, UserCredential};
 pub use delete::DeleteOutcome;
-pub use inspect::{Connections, EffectiveAnswer, Listing, Loaded, Pack, xor_hash};
+pub use inspect::{Connections, EffectiveAnswer, Listing, Loaded, Pack, Streams, xor_hash};
 pub use members::{Known, Roll};
 pub use push::{PushJob, PushOutcome};
 pub use registry::Registry;
@@ -78,6 +79,9 @@ pub trait Resolver: Send + Sync {
 
     /// The client connections of `account` on each server.
     fn connections(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Connections>>>;
+
+    /// What each server stores of the streams of `account`.
+    fn streams(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Streams>>>;
 
     /// Deletes `accounts` on every live server; `request` is the signed generic JWT that says so.
     fn delete(&self, accounts: Vec<PublicKey<Account>>, request: String) -> BoxFuture<'_, DeleteOutcome>;

@@ -10,7 +10,7 @@ use super::{
     connection::{Link, SystemConnection},
     delete::{self, DeleteOutcome},
     gather::Asker,
-    inspect::{self, Connections, EffectiveAnswer, Listing, Loaded, Pack},
+    inspect::{self, Connections, EffectiveAnswer, Listing, Loaded, Pack, Streams},
     members::Known,
     push::{self, PushJob, PushOutcome},
     registry::Registry,
@@ -147,6 +147,10 @@ impl Resolver for SystemResolver {
 
     fn connections(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Connections>>> {
         ask!(self, inspect::connections, account)
+    }
+
+    fn streams(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Streams>>> {
+        ask!(self, inspect::streams, account)
     }
 
     fn delete(&self, accounts: Vec<PublicKey<Account>>, request: String) -> BoxFuture<'_, DeleteOutcome> {

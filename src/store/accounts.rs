@@ -364,6 +364,16 @@ impl Store {
             .collect()
     }
 
+    /// Those of these accounts that are here and not deleted.
+    pub async fn accounts_among(&self, accounts: &[PublicKey<Account>]) -> Result<Vec<PublicKey<Account>>> {
+        let keys: Vec<String> =
+            sqlx::query_scalar("SELECT account_key FROM accounts WHERE account_key = ANY($1) AND state = 'live'")
+                .bind(accounts.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .fetch_all(self.pool())
+                .await?;
+        keys.iter().map(|key| parse(key)).collect()
+    }
+
     /// Those of these accounts that were deleted here.
     pub async fn deleted_among(&self, accounts: &[PublicKey<Account>]) -> Result<Vec<PublicKey<Account>>> {
         let keys: Vec<String> =

@@ -7,6 +7,7 @@ mod claims;
 mod connect;
 mod consumers;
 mod expire;
+pub mod forecast;
 mod forget;
 mod platform;
 mod provision;

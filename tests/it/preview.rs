@@ -1,16 +1,25 @@
 //! Dry runs: what a change would do, and that trying it does nothing.
 
+use std::collections::BTreeSet;
+
 use nats_authority::{
     authority::{
         Actor, Proposal,
         requests::{ChangeOrganization, NewCredential, NewOrganization, Reason},
     },
+    dev::nats::Stop,
     error::Kind,
     model::{EnvType, OrgSlug},
+    resolver::Resolver,
 };
+use reqwest::Method;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::ledger::{Ledger, acme, ledger};
+use crate::{
+    ledger::{Ledger, acme, ledger},
+    support::{http::Http, stack::Stack},
+};
 
 fn slug() -> OrgSlug {
     "acme".parse().unwrap()
@@ -117,4 +126,110 @@ async fn a_change_under_the_previewed_generation_is_that_change_or_refused() {
     let token = l.authority.store().account_jwt(preview.account).await.unwrap().unwrap();
     let claims = nats_authority::jwt::decode::<nats_authority::jwt::Account>(&token).unwrap().claims;
     assert_eq!((claims.nats, token.len()), (preview.after, preview.bytes_after));
+}
+
+/// Server and number of each open connection of the organization.
+async fn open(stack: &Stack) -> BTreeSet<(String, u64)> {
+    let account = stack.authority.organization(&slug()).await.unwrap().account_id.parse().unwrap();
+    let servers = stack.resolver.connections(account).await.unwrap();
+    servers.into_iter().flat_map(|s| s.list.into_iter().map(move |c| (s.server.name.clone(), c.cid))).collect()
+}
+
+/// Previews a change, does it under the previewed generation, and sees that exactly those connections
+/// close that were forecast. Returns them by cause.
+async fn forecast_holds(
+    stack: &Stack,
+    http: &Http,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Vec<(String, usize)> {
+    let before = open(stack).await;
+    let (status, preview) = http.send(method.clone(), &format!("{path}?dryRun=true"), body.clone()).await;
+    assert_eq!(status, 200, "{preview}");
+    assert_eq!(preview["connections"]["open"], before.len(), "{preview}");
+    assert_eq!(preview["unaskedServers"], json!([]), "{preview}");
+    let mut forecast = BTreeSet::new();
+    let mut causes = Vec::new();
+    for cause in preview["connections"]["byCause"].as_array().unwrap() {
+        let examples = cause["examples"].as_array().unwrap();
+        let named = |e: &Value| (e["server"].as_str().unwrap().to_owned(), e["cid"].as_u64().unwrap());
+        forecast.extend(examples.iter().map(named));
+        causes.push((cause["cause"].as_str().unwrap().to_owned(), examples.len()));
+    }
+    assert_eq!(open(stack).await, before, "trying closed somebody");
+    let (status, done) = http.send_if(&preview["generation"], method, path, body).await;
+    assert!(status < 300, "{done}");
+    assert_eq!(done["resolver"]["generation"], preview["nextGeneration"], "{done}");
+    stack.converged("acme").await;
+    let gone = async || before.difference(&open(stack).await).cloned().collect::<BTreeSet<_>>();
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while gone().await != forecast {
+        assert!(tokio::time::Instant::now() < end, "closed {:?}, forecast {forecast:?}, of {before:?}", gone().await);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    causes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_those_are_closed_that_a_preview_names() {
+    let stack = Stack::start(3).await;
+    let http = stack.serve().await;
+    stack.onboard("acme", &["prod", "dev"]).await;
+    stack.converged("acme").await;
+    let mut clients = Vec::new();
+    let mut connect = async |issued: &nats_authority::authority::Issued, server: usize| {
+        clients.push(stack.connect(issued, server).await.unwrap());
+    };
+    let first = stack.issue("acme", "prod", "viewer").await;
+    let second = stack.issue("acme", "prod", "viewer").await;
+    let third = stack.issue("acme", "dev", "viewer").await;
+    for (issued, server) in [(&first, 0), (&second, 0), (&second, 0), (&second, 0), (&third, 2), (&third, 0)] {
+        connect(issued, server).await;
+    }
+    let count = |cause: &str, count: usize| vec![(cause.to_owned(), count)];
+    let org = "/api/v1/orgs/acme";
+
+    let path = format!("/api/v1/credentials/{}/revoke", first.credential.id);
+    let closed = forecast_holds(&stack, &http, Method::POST, &path, Some(json!({}))).await;
+    assert_eq!(closed, count("revoked", 1));
+
+    let path = format!("{org}/envs/dev");
+    let closed = forecast_holds(&stack, &http, Method::DELETE, &path, None).await;
+    assert_eq!(closed, count("key-removed", 2));
+
+    // Three are left, all on one server: it keeps the oldest two.
+    let limits = json!({"limits": {"conn": 2}});
+    let closed = forecast_holds(&stack, &http, Method::PATCH, org, Some(limits)).await;
+    assert_eq!(closed, count("connection-limit", 1));
+
+    let closed = forecast_holds(&stack, &http, Method::POST, &format!("{org}/suspend"), Some(json!({}))).await;
+    assert_eq!(closed.len(), 1);
+    assert_eq!(closed[0].0, "suspended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_account_stores_is_told_and_who_could_not_be_asked() {
+    let mut stack = Stack::start(3).await;
+    let http = stack.serve().await;
+    stack.onboard("acme", &["prod"]).await;
+    stack.converged("acme").await;
+    let client = stack.connect(&stack.issue("acme", "prod", "publisher").await, 0).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    for _ in 0..10 {
+        jetstream.publish("ws.acme-prod.a", vec![b'x'; 10_000].into()).await.unwrap().await.unwrap();
+    }
+    let suspend = "/api/v1/orgs/acme/suspend?dryRun=true";
+    let (status, preview) = http.post(suspend, json!({})).await;
+    assert_eq!(status, 200, "{preview}");
+    let jetstream = &preview["jetstream"];
+    // The event stream and the bucket; each message stands on three servers.
+    assert_eq!((&jetstream["streams"], &jetstream["memory"]), (&json!(2), &json!(0)), "{preview}");
+    assert!(jetstream["disk"].as_i64().unwrap() >= 3 * 10 * 10_000, "{preview}");
+    // The authority refuses limits below what it has made itself.
+    assert_eq!(jetstream["exceeded"], json!([]), "{preview}");
+    // A server that does not answer is named.
+    stack.cluster.stop_server(2, Stop::Kill).await.unwrap();
+    let (_, preview) = http.post(suspend, json!({})).await;
+    assert_eq!(preview["unaskedServers"], json!(["n3"]), "{preview}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{
     Method, StatusCode,
-    header::{AUTHORIZATION, HeaderValue},
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
     redirect::Policy,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -80,7 +80,7 @@ impl Client {
 
     /// Asks for something. Absent parameters are left out.
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, Option<String>)]) -> Outcome<Answer> {
-        self.send(Method::GET, path, query, None::<&()>).await
+        self.send(Method::GET, path, query, None::<&()>, HeaderMap::new()).await
     }
 
     /// Changes something; with `--wait` the answer comes when the servers have it.
@@ -91,8 +91,20 @@ impl Client {
         query: &[(&str, Option<String>)],
         body: Option<&impl Serialize>,
     ) -> Outcome<Answer> {
+        self.change_if(method, path, query, body, HeaderMap::new()).await
+    }
+
+    /// The same with headers that say under which condition.
+    pub(super) async fn change_if(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, Option<String>)],
+        body: Option<&impl Serialize>,
+        headers: HeaderMap,
+    ) -> Outcome<Answer> {
         let _progress = self.wait.map(|_| Progress::start("waiting for the servers".to_owned()));
-        self.send(method, path, query, body).await
+        self.send(method, path, query, body, headers).await
     }
 
     /// The caller wants to wait until the servers have its changes.
@@ -102,7 +114,7 @@ impl Client {
 
     /// Posts something that no server has to get.
     pub(super) async fn post(&self, path: &[&str], body: &impl Serialize) -> Outcome<Answer> {
-        self.send(Method::POST, path, &[], Some(body)).await
+        self.send(Method::POST, path, &[], Some(body), HeaderMap::new()).await
     }
 
     /// Writes an answer of any length as it comes.
@@ -131,9 +143,11 @@ impl Client {
         path: &[&str],
         query: &[(&str, Option<String>)],
         body: Option<&impl Serialize>,
+        headers: HeaderMap,
     ) -> Outcome<Answer> {
         let url = self.url(path, query)?;
-        let mut request = self.http.request(method, url).header(AUTHORIZATION, self.token.clone());
+        let request = self.http.request(method, url).headers(headers);
+        let mut request = request.header(AUTHORIZATION, self.token.clone());
         if let Some(seconds) = self.wait {
             request = request.header("prefer", format!("wait={seconds}"));
         }

@@ -12,6 +12,7 @@ use super::{
     client::{Answer, Client, note_more},
     cred_options::{OptionArgs, permissions, times},
     org::{name_of, servers},
+    preview::Try,
     secret_file::Place,
 };
 use crate::{
@@ -94,6 +95,8 @@ pub enum CredCommand {
         /// Why, for the audit log.
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        how: Try,
     },
 }
 
@@ -185,9 +188,10 @@ pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
             Ok(())
         }
         CredCommand::Rotate(args) => rotate(*args, client).await,
-        CredCommand::Revoke { id, reason } => {
+        CredCommand::Revoke { id, reason, how } => {
             let body = Reason { reason };
-            let answer = client.change(Method::POST, &["credentials", &id, "revoke"], &[], Some(&body)).await?;
+            let path = ["credentials", &id, "revoke"];
+            let Some(answer) = how.change(client, Method::POST, &path, &[], Some(&body)).await? else { return Ok(()) };
             client.print(&answer, |changed: &ChangedCredential| {
                 details(&changed.credential) + &servers(&changed.resolver)
             })?;

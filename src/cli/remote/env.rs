@@ -7,6 +7,7 @@ use super::{
     Outcome,
     client::{Answer, Client},
     org::{name_of, servers},
+    preview::Try,
 };
 use crate::{
     api::{environments::ChangedEnvironment, page::List},
@@ -26,6 +27,8 @@ pub enum EnvCommand {
         org: String,
         /// Environment type.
         env_type: String,
+        #[command(flatten)]
+        how: Try,
     },
     /// List the environments of an organization.
     List {
@@ -45,15 +48,17 @@ pub enum EnvCommand {
         org: String,
         /// Environment type.
         env_type: String,
+        #[command(flatten)]
+        how: Try,
     },
 }
 
 /// Runs a command.
 pub(super) async fn run(command: EnvCommand, client: &Client) -> Outcome<()> {
     match command {
-        EnvCommand::Add { org, env_type } => {
-            let answer = client.change(Method::PUT, &["orgs", &org, "envs", &env_type], &[], None::<&()>).await?;
-            changed(client, &answer, &org, EnvState::Ready)
+        EnvCommand::Add { org, env_type, how } => {
+            let answer = how.change(client, Method::PUT, &["orgs", &org, "envs", &env_type], &[], None::<&()>).await?;
+            answer.map_or(Ok(()), |answer| changed(client, &answer, &org, EnvState::Ready))
         }
         EnvCommand::List { org } => {
             let answer = client.get(&["orgs", &org, "envs"], &[]).await?;
@@ -65,9 +70,10 @@ pub(super) async fn run(command: EnvCommand, client: &Client) -> Outcome<()> {
             client.print(&answer, details)?;
             Ok(())
         }
-        EnvCommand::Remove { org, env_type } => {
-            let answer = client.change(Method::DELETE, &["orgs", &org, "envs", &env_type], &[], None::<&()>).await?;
-            changed(client, &answer, &org, EnvState::Deleted)
+        EnvCommand::Remove { org, env_type, how } => {
+            let answer =
+                how.change(client, Method::DELETE, &["orgs", &org, "envs", &env_type], &[], None::<&()>).await?;
+            answer.map_or(Ok(()), |answer| changed(client, &answer, &org, EnvState::Deleted))
         }
     }
 }

@@ -12,6 +12,7 @@ mod key;
 mod operator;
 mod org;
 mod policy;
+mod preview;
 mod resolver;
 mod secret_file;
 

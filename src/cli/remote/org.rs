@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Outcome,
     client::{Answer, Client, note_more},
+    preview::Try,
 };
 use crate::{
     api::page::List,
@@ -32,6 +33,8 @@ pub enum OrgCommand {
         /// An environment type; may be repeated.
         #[arg(long = "env", value_name = "ENV_TYPE", value_delimiter = ',')]
         environments: Vec<String>,
+        #[command(flatten)]
+        how: Try,
     },
     /// List organizations.
     List {
@@ -73,6 +76,8 @@ pub enum OrgCommand {
         /// Whether credentials of roles that reach the whole organization may be issued from now on.
         #[arg(long, value_name = "WHETHER", value_parser = ["allow", "forbid"])]
         organization_reach: Option<String>,
+        #[command(flatten)]
+        how: Try,
     },
     /// Close every connection of an organization; its data stays.
     Suspend {
@@ -81,6 +86,8 @@ pub enum OrgCommand {
         /// Why, for the audit log.
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        how: Try,
     },
     /// Undo a suspension.
     Resume {
@@ -89,6 +96,8 @@ pub enum OrgCommand {
         /// Why, for the audit log.
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        how: Try,
     },
     /// Delete an organization. That cannot be undone.
     Delete {
@@ -97,15 +106,19 @@ pub enum OrgCommand {
         /// Also free its JetStream data.
         #[arg(long)]
         purge: bool,
+        #[command(flatten)]
+        how: Try,
     },
 }
 
 /// Runs a command.
 pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
     match command {
-        OrgCommand::Create { slug, display_name, plan, environments } => {
+        OrgCommand::Create { slug, display_name, plan, environments, how } => {
             let body = NewOrganization { slug, display_name, plan, environments };
-            let mut answer = client.change(Method::POST, &["orgs"], &[], Some(&body)).await?;
+            let Some(mut answer) = how.change(client, Method::POST, &["orgs"], &[], Some(&body)).await? else {
+                return Ok(());
+            };
             if client.waits() {
                 // The service answers when the servers have the account; that stream and bucket are
                 // made is what finding each environment again waits for.
@@ -128,27 +141,27 @@ pub(super) async fn run(command: OrgCommand, client: &Client) -> Outcome<()> {
             client.print(&answer, details)?;
             Ok(())
         }
-        OrgCommand::Update { slug, display_name, plan, limits, clear_limits, organization_reach } => {
+        OrgCommand::Update { slug, display_name, plan, limits, clear_limits, organization_reach, how } => {
             let limits = if clear_limits || !limits.is_empty() { Some(parse_limits(&limits)?) } else { None };
             let allow_organization_reach = organization_reach.map(|whether| whether == "allow");
             let body = ChangeOrganization { display_name, plan, limits, allow_organization_reach };
-            let answer = client.change(Method::PATCH, &["orgs", &slug], &[], Some(&body)).await?;
-            changed(client, &answer, false)
+            let answer = how.change(client, Method::PATCH, &["orgs", &slug], &[], Some(&body)).await?;
+            answer.map_or(Ok(()), |answer| changed(client, &answer, false))
         }
-        OrgCommand::Suspend { slug, reason } => {
+        OrgCommand::Suspend { slug, reason, how } => {
             let body = Reason { reason };
-            let answer = client.change(Method::POST, &["orgs", &slug, "suspend"], &[], Some(&body)).await?;
-            changed(client, &answer, false)
+            let answer = how.change(client, Method::POST, &["orgs", &slug, "suspend"], &[], Some(&body)).await?;
+            answer.map_or(Ok(()), |answer| changed(client, &answer, false))
         }
-        OrgCommand::Resume { slug, reason } => {
+        OrgCommand::Resume { slug, reason, how } => {
             let body = Reason { reason };
-            let answer = client.change(Method::POST, &["orgs", &slug, "resume"], &[], Some(&body)).await?;
-            changed(client, &answer, false)
+            let answer = how.change(client, Method::POST, &["orgs", &slug, "resume"], &[], Some(&body)).await?;
+            answer.map_or(Ok(()), |answer| changed(client, &answer, false))
         }
-        OrgCommand::Delete { slug, purge } => {
+        OrgCommand::Delete { slug, purge, how } => {
             let query = [("purge", purge.then(|| "true".to_owned()))];
-            let answer = client.change(Method::DELETE, &["orgs", &slug], &query, None::<&()>).await?;
-            changed(client, &answer, false)
+            let answer = how.change(client, Method::DELETE, &["orgs", &slug], &query, None::<&()>).await?;
+            answer.map_or(Ok(()), |answer| changed(client, &answer, false))
         }
     }
 }

@@ -299,3 +299,45 @@ async fn readiness_says_what_is_missing() {
     let refused = api.post(ORGS, json!({"slug": "later"})).await;
     assert_eq!(refused.problem(503).0, "operator-not-trusted");
 }
+
+#[tokio::test]
+async fn a_change_is_tried_or_carries_a_condition() {
+    let api = Api::start().await;
+    api.onboard().await;
+    let shown = api.get("/api/v1/orgs/acme").await;
+    assert_eq!(shown.header("etag"), "\"1\"");
+    let tried = api.call("POST", "/api/v1/orgs/acme/suspend?dryRun=true").await;
+    let preview = tried.ok(200);
+    assert_eq!(
+        (tried.header("etag"), &preview["generation"], &preview["nextGeneration"]),
+        ("\"1\"", &1.into(), &2.into())
+    );
+    // Nobody can be asked here, and the answer says so.
+    assert_eq!((&preview["jetstream"], &preview["unaskedServers"]), (&Value::Null, &serde_json::json!(["(all)"])));
+    let change = |pointer: &str| preview["changes"].as_array().unwrap().iter().any(|c| c["pointer"] == pointer);
+    assert!(change("/nats/limits/conn"), "{preview}");
+    assert_eq!(api.get("/api/v1/orgs/acme").await.ok(200)["state"], "active");
+    let new = api.raw("POST", "/api/v1/orgs?dryRun=true", r#"{"slug": "other"}"#).await.ok(200);
+    assert_eq!((&new["generation"], &new["changes"][0]["before"]), (&0.into(), &Value::Null));
+    assert_eq!(api.get("/api/v1/orgs/other").await.status, 404);
+    assert_eq!(api.call("DELETE", "/api/v1/orgs/acme?dryRun=true&purge=true").await.ok(200)["org"], "acme");
+
+    let conditional = async |generation: &str, path: &str| {
+        let request = api.request("POST", path).header("if-match", generation);
+        api.send(request.body(Body::empty()).unwrap()).await
+    };
+    assert_eq!(conditional("\"2\"", "/api/v1/orgs/acme/suspend").await.problem(412).0, "generation-changed");
+    assert_eq!(conditional("2", "/api/v1/orgs/acme/suspend").await.problem(422).0, "invalid-if-match");
+    let done = conditional("\"1\"", "/api/v1/orgs/acme/suspend").await;
+    assert_eq!((done.ok(200)["state"].as_str(), done.header("etag")), (Some("suspended"), "\"2\""));
+
+    // What cannot be tried is not done instead.
+    let refused = api.raw("POST", "/api/v1/orgs/acme/envs/prod/credentials?dryRun=true", "{}").await;
+    assert_eq!(refused.problem(422), ("dry-run-unsupported".to_owned(), "dryRun".to_owned()));
+    let refused = conditional("\"1\"", "/api/v1/resolver/reconcile").await;
+    assert_eq!(refused.problem(422), ("if-match-unsupported".to_owned(), "If-Match".to_owned()));
+    for bad in ["dryRun", "dryRun=yes", "dryRun=true&dryRun=true"] {
+        let refused = api.call("POST", &format!("/api/v1/orgs/acme/resume?{bad}")).await;
+        assert_eq!(refused.problem(422).0, "invalid-parameter", "{bad}");
+    }
+}

@@ -17,7 +17,7 @@ use nats_authority::{
     nkey::{Account, PublicKey},
     resolver::{
         Connections, DeleteOutcome, Effective, EffectiveAnswer, Known, Listing, Pack, PushJob, PushOutcome, Resolver,
-        ServerAnswer, ServerInfo, ServerRef, StoreResult, xor_hash,
+        ServerAnswer, ServerInfo, ServerRef, StoreResult, Streams, xor_hash,
     },
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -337,6 +337,10 @@ impl Resolver for SimulatedCluster {
     }
 
     fn connections(&self, _: Key) -> BoxFuture<'_, Result<Vec<Connections>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn streams(&self, _: Key) -> BoxFuture<'_, Result<Vec<Streams>>> {
         async { Ok(Vec::new()) }.boxed()
     }
 

@@ -45,6 +45,12 @@ impl Http {
         self.answer(request.header("prefer", "wait=30"), body).await
     }
 
+    /// As [`Self::send`], only if the account is at this generation.
+    pub async fn send_if(&self, generation: &Value, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        self.answer(request.header("if-match", format!("\"{generation}\"")), body).await
+    }
+
     async fn answer(&self, request: RequestBuilder, body: Option<Value>) -> (u16, Value) {
         let mut request = request.bearer_auth(&self.token);
         if let Some(body) = body {

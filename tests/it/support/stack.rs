@@ -85,7 +85,8 @@ impl Stack {
     pub async fn serve(&self) -> Http {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = api::router(api::ApiState::new(Arc::clone(&self.authority)));
+        let router =
+            api::router(api::ApiState::new(Arc::clone(&self.authority)).asking(Arc::clone(&self.resolver) as _));
         let stopped = self.stop.clone().cancelled_owned();
         tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped).await });
         Http::new(&url, &self.admin_token)
