@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod answers;
+pub mod audit_stream;
 pub mod connection;
 pub mod delete;
 pub mod gather;

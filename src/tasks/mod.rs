@@ -11,6 +11,7 @@ pub mod forecast;
 mod forget;
 mod platform;
 mod provision;
+mod publish_audit;
 pub mod push;
 pub mod reconcile;
 mod watch;
@@ -82,6 +83,8 @@ pub fn start(
     tracker.spawn(forget::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(platform::run(Arc::clone(authority), stop.clone()));
+    let publisher = publish_audit::Publisher::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
+    tracker.spawn(publisher.run(stop.clone()));
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));
     Ok(resolver)

@@ -4,6 +4,7 @@
 
 mod api;
 mod audit;
+mod audit_stream;
 mod chaos;
 mod consumers;
 mod dev;
