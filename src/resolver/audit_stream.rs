@@ -43,7 +43,7 @@ pub struct Message {
     /// What was done.
     pub action: String,
     /// The exported link.
-    pub line: String,
+    pub text: String,
 }
 
 /// The end of the stream.
@@ -104,7 +104,7 @@ impl AuditStream {
             headers.insert(NATS_EXPECTED_LAST_SEQUENCE, end.to_string());
             let org = message.org.as_deref().unwrap_or("_");
             let subject = format!("authority.audit.{org}.{}", message.action);
-            taken.push(self.context.publish_with_headers(subject, headers, message.line.into()).await.map_err(failed)?);
+            taken.push(self.context.publish_with_headers(subject, headers, message.text.into()).await.map_err(failed)?);
             end += 1;
         }
         for taken in join_all(taken.into_iter().map(IntoFuture::into_future)).await {

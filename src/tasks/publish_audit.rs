@@ -157,6 +157,6 @@ fn message(link: FoundLink) -> Result<Message> {
     let (org, action) = event.map(|event| (event.org.clone(), event.action.clone())).ok_or_else(removed)?;
     let id = link.event_id.to_string();
     let text = serde_json::to_string(&ExportedLink::from(link));
-    let line = text.map_err(|error| Error::internal("an audit event is no JSON").with_source(error))?;
-    Ok(Message { id, org, action, line })
+    let text = text.map_err(|error| Error::internal("an audit event is no JSON").with_source(error))?;
+    Ok(Message { id, org, action, text })
 }
