@@ -29,9 +29,9 @@ async fn published(context: &Context) -> Vec<ExportedLink> {
     let (mut links, mut check) = (Vec::new(), ChainCheck::new(None));
     for sequence in 1..=stream.cached_info().state.last_sequence {
         let message = stream.get_raw_message(sequence).await.unwrap();
-        let line = std::str::from_utf8(&message.payload).unwrap();
-        let link: ExportedLink = serde_json::from_str(line).unwrap();
-        check.step(&serde_json::from_str::<ExportedLink>(line).unwrap().into_found().unwrap()).unwrap();
+        let text = std::str::from_utf8(&message.payload).unwrap();
+        let link: ExportedLink = serde_json::from_str(text).unwrap();
+        check.step(&serde_json::from_str::<ExportedLink>(text).unwrap().into_found().unwrap()).unwrap();
         assert_eq!(link.position(), i64::try_from(sequence).unwrap());
         links.push(link);
     }
