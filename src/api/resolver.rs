@@ -143,5 +143,6 @@ async fn reconcile(
     let (total, _) = authority.store().account_counts().await?;
     tracing::info!(accounts = total, caller = caller.actor.subject, "asked to reconcile");
     authority.reconcile_wanted.notify_one();
+    authority.restore_wanted.notify_one();
     Ok((StatusCode::ACCEPTED, Json(Reconciliation { accounts: u64::try_from(total).unwrap_or_default() })))
 }

@@ -26,6 +26,7 @@ pub mod proof;
 pub mod reconcile;
 mod repair;
 pub mod requests;
+pub mod restore;
 mod rotation;
 pub mod server_config;
 mod standing;
@@ -135,6 +136,8 @@ pub struct Authority {
     pub provision_wanted: Arc<Notify>,
     /// Wakes the reconcile task.
     pub reconcile_wanted: Arc<Notify>,
+    /// Wakes the restore task.
+    pub restore_wanted: Arc<Notify>,
     compared: ArcSwap<Compared>,
     progress: broadcast::Sender<PublicKey<Account>>,
 }
@@ -191,6 +194,7 @@ impl Authority {
             endings_wanted: Arc::new(Notify::new()),
             provision_wanted: Arc::new(Notify::new()),
             reconcile_wanted: Arc::new(Notify::new()),
+            restore_wanted: Arc::new(Notify::new()),
             compared: ArcSwap::default(),
             progress: broadcast::channel(4096).0,
         });

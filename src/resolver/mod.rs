@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod answers;
+mod assets;
 pub mod audit_stream;
 pub mod connection;
 pub mod delete;
@@ -40,6 +41,7 @@ pub use answers::{
     ClientConnection, Effective, JetStreamCapacity, ServerAnswer, ServerInfo, ServerRef, StoreResult, StreamUse,
     TrustedOperator,
 };
+pub use assets::Assets;
 pub use connection::{ConnectionConfig, ConnectionState, Credentials, SystemConnection, UserCredential};
 pub use delete::DeleteOutcome;
 pub use inspect::{Connections, EffectiveAnswer, Listing, Loaded, Pack, Streams, xor_hash};

@@ -7,6 +7,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use super::{
     Resolver,
     answers::{ServerInfo, StoreResult},
+    assets::{self, Assets},
     connection::{Link, SystemConnection},
     delete::{self, DeleteOutcome},
     gather::Asker,
@@ -85,6 +86,12 @@ impl SystemResolver {
     pub async fn loaded(&self) -> Result<Vec<Loaded>> {
         let link = self.connection.link()?;
         inspect::loaded(&self.asker(&link)).await
+    }
+
+    /// What JetStream has, of all accounts.
+    pub async fn assets(&self) -> Result<Assets> {
+        let link = self.connection.link()?;
+        assets::assets(&self.asker(&link)).await
     }
 
     fn asker<'a>(&'a self, link: &'a Link) -> Asker<'a> {

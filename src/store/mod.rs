@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod environments;
 pub mod idempotency;
 pub mod keys;
+pub mod made;
 pub mod operator;
 pub mod organizations;
 pub mod page;

@@ -14,6 +14,7 @@ mod provision;
 mod publish_audit;
 pub mod push;
 pub mod reconcile;
+mod restore;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -81,6 +82,7 @@ pub fn start(
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
     tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(forget::run(Arc::clone(authority), stop.clone()));
+    tracker.spawn(restore::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(platform::run(Arc::clone(authority), stop.clone()));
     let publisher = publish_audit::Publisher::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);

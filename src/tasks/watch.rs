@@ -1,7 +1,8 @@
 //! Watches the servers: tells the authority how they stand and remembers them in the ledger.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::TICK;
@@ -13,11 +14,19 @@ use crate::{
     store::servers::ServerRow,
 };
 
+/// How long the connection may be gone before no server counts as live: it moves to another one within
+/// moments, and while it does nothing has changed.
+const LOST: Duration = Duration::from_secs(3);
+
 pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
     let mut roll = resolver.registry().roll();
     let mut state = resolver.connection().state();
+    let mut connected_at = Instant::now();
     loop {
-        if let Err(error) = look(&authority, &resolver).await {
+        if state.borrow_and_update().connected {
+            connected_at = Instant::now();
+        }
+        if let Err(error) = look(&authority, &resolver, connected_at.elapsed() > LOST).await {
             tracing::warn!(%error, cause = error.internal_report(), "the servers' state could not be recorded");
         }
         tokio::select! {
@@ -29,22 +38,23 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
     }
 }
 
-/// One look.
-async fn look(authority: &Authority, resolver: &SystemResolver) -> Result<()> {
+/// One look. `lost`: there is no connection, so that nothing is known of any server.
+async fn look(authority: &Authority, resolver: &SystemResolver, lost: bool) -> Result<()> {
     let state = resolver.connection().state().borrow().clone();
     let connected =
         if state.connected { Ok(()) } else { Err(state.last_error.unwrap_or_else(|| "connecting".to_owned())) };
     let before = authority.standing();
     let key = authority.operator_signing_key();
     let mut servers: HashMap<String, ServerStanding> =
-        before.servers.iter().map(|server| (server.row.name.clone(), lost(server))).collect();
+        before.servers.iter().map(|server| (server.row.name.clone(), unknown(server))).collect();
     for known in resolver.known() {
         let earlier = before.servers.iter().find(|server| server.row.name == known.name);
         if earlier.is_none() && !known.live {
             // Forgotten; the registry remembers it a while longer.
             continue;
         }
-        let standing = standing(&known, earlier, key);
+        let mut standing = standing(&known, earlier, key);
+        standing.row.live &= !lost;
         servers.insert(known.name, standing);
     }
     let mut servers: Vec<_> = servers.into_values().collect();
@@ -68,7 +78,7 @@ async fn look(authority: &Authority, resolver: &SystemResolver) -> Result<()> {
 }
 
 /// A server of which the registry knows nothing now.
-fn lost(server: &ServerStanding) -> ServerStanding {
+fn unknown(server: &ServerStanding) -> ServerStanding {
     ServerStanding { row: ServerRow { live: false, ..server.row.clone() }, trusts_us: server.trusts_us }
 }
 

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "figures and seeds of the runs")]
 
 mod audit;
+mod cluster;
 mod load;
 mod nodes;
 mod postgres;

@@ -1,0 +1,106 @@
+//! What the authority made in JetStream has to be there: what is missing, and having it made again.
+//!
+//! Data that was in it is lost, and that is on record. A consumer that is made again begins where its
+//! configuration says, not where it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Actor, Authority};
+use crate::{error::Result, model::Environment, store::made::Made};
+
+/// What an environment lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Its id.
+    pub environment: Uuid,
+    /// The streams, the bucket's among them.
+    pub streams: Vec<String>,
+    /// The consumers; all of them when their stream is missing.
+    pub consumers: Vec<String>,
+}
+
+/// What is missing of `made`, where the servers have `streams` in its account: pure.
+pub fn lost(made: &Made, streams: Option<&BTreeMap<String, BTreeSet<String>>>) -> Option<Lost> {
+    let environment = Environment::new(made.org.clone(), made.env_type.clone());
+    let events = environment.stream();
+    let consumers = streams.and_then(|streams| streams.get(&events));
+    let has = |name: &String| streams.is_some_and(|streams| streams.contains_key(name));
+    let wanted = [events, format!("KV_{}", environment.bucket())];
+    let gone = Lost {
+        environment: made.environment,
+        streams: wanted.into_iter().filter(|name| !has(name)).collect(),
+        consumers: made
+            .consumers
+            .iter()
+            .filter(|name| consumers.is_none_or(|consumers| !consumers.contains(*name)))
+            .cloned()
+            .collect(),
+    };
+    (!gone.streams.is_empty() || !gone.consumers.is_empty()).then_some(gone)
+}
+
+impl Authority {
+    /// Has what an environment lost made again, with an audit event that says what that was. False: it
+    /// is no longer there, or being made already.
+    pub async fn restore(&self, made: &Made, lost: &Lost) -> Result<bool> {
+        let environment = Environment::new(made.org.clone(), made.env_type.clone());
+        let detail = json!({"streams": lost.streams, "consumers": lost.consumers});
+        let actor = Actor::task("restore");
+        let event = self.event(&actor, "environment.restore", Some(&made.org), environment.name(), detail);
+        let streams = !lost.streams.is_empty();
+        let again = self.store.make_again(made.environment, streams, &lost.consumers, &event).await?;
+        if again {
+            self.provision_wanted.notify_one();
+            self.announce(made.account);
+        }
+        Ok(again)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        entropy::SeededEntropy,
+        nkey::{Account, KeyPair},
+    };
+
+    fn made() -> Made {
+        Made {
+            environment: Uuid::from_u128(7),
+            org: "acme".parse().unwrap(),
+            account: KeyPair::<Account>::generate(&SeededEntropy::new(1)).public(),
+            env_type: "prod".parse().unwrap(),
+            consumers: vec!["a".to_owned(), "b".to_owned()],
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        const EVENTS: &str = "ws-acme-prod-events";
+        const BUCKET: &str = "KV_ws-acme-prod-state";
+        // The streams with their consumers; what is lost.
+        type Streams = &'static [(&'static str, &'static [&'static str])];
+        let table: [(Streams, &[&str], &[&str]); 6] = [
+            (&[(EVENTS, &["a", "b", "c"]), (BUCKET, &[]), ("theirs", &[])], &[], &[]),
+            (&[(EVENTS, &["b"]), (BUCKET, &[])], &[], &["a"]),
+            (&[(EVENTS, &["a", "b"])], &[BUCKET], &[]),
+            (&[(BUCKET, &[])], &[EVENTS], &["a", "b"]),
+            (&[("theirs", &["a", "b"])], &[EVENTS, BUCKET], &["a", "b"]),
+            (&[], &[EVENTS, BUCKET], &["a", "b"]),
+        ];
+        for (has, streams, consumers) in table {
+            let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let has: BTreeMap<String, BTreeSet<String>> = has
+                .iter()
+                .map(|(name, consumers)| ((*name).to_owned(), owned(consumers).into_iter().collect()))
+                .collect();
+            let lost = lost(&made(), (!has.is_empty()).then_some(&has)).map(|lost| (lost.streams, lost.consumers));
+            let expected = (!streams.is_empty() || !consumers.is_empty()).then(|| (owned(streams), owned(consumers)));
+            assert_eq!(lost, expected, "{has:?}");
+        }
+    }
+}
