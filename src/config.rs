@@ -15,9 +15,12 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::{
-    authority::Settings,
+    authority::{FOLD_ABOVE, Settings, WARN_BEFORE},
     error::{Error, Result},
-    model::{NameRules, size::parse_duration},
+    model::{
+        NameRules,
+        size::{parse_duration, parse_size},
+    },
 };
 
 /// The configuration as it is written.
@@ -42,6 +45,8 @@ pub struct Raw {
     pub jetstream: RawJetStream,
     /// Names.
     pub names: RawNames,
+    /// Credentials.
+    pub credentials: RawCredentials,
     /// Logs.
     pub log: RawLog,
 }
@@ -112,6 +117,16 @@ pub struct RawNames {
     pub reserved_prefixes: Option<Vec<String>>,
     /// Environment types.
     pub env_types: Option<Vec<String>>,
+}
+
+/// Credentials.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCredentials {
+    /// Size of an account's JWT above which its revocations are folded, such as `48KiB`; 8KiB to 512KiB.
+    pub fold_above: Option<String>,
+    /// How long before its end a credential is warned of, such as `7d`.
+    pub warn_before: Option<String>,
 }
 
 /// Logs.
@@ -205,6 +220,17 @@ impl Raw {
         if self.jetstream.replicas.is_some_and(|replicas| !(1..=5).contains(&replicas)) {
             return Err(invalid("jetstream.replicas has to be 1 to 5"));
         }
+        let fold_above = match self.credentials.fold_above.as_deref().map(parse_size) {
+            None => FOLD_ABOVE,
+            Some(size) => size
+                .filter(|size| (8 << 10..=512 << 10).contains(size))
+                .and_then(|size| usize::try_from(size).ok())
+                .ok_or_else(|| invalid("credentials.fold_above has to be 8KiB to 512KiB"))?,
+        };
+        let warn_before = match self.credentials.warn_before.as_deref() {
+            None => WARN_BEFORE,
+            Some(text) => parse_duration("credentials.warn_before", text)?,
+        };
         let answer_timeout = match self.nats.answer_timeout {
             None => Duration::from_secs(2),
             Some(text) => Duration::from_secs(parse_duration("nats.answer_timeout", &text)?.unsigned_abs()),
@@ -227,6 +253,8 @@ impl Raw {
                 names: names(self.names)?,
                 default_plan: self.default_plan.unwrap_or_else(|| "s".to_owned()),
                 overcommit,
+                fold_above,
+                warn_before,
             },
         })
     }

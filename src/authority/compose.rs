@@ -34,6 +34,8 @@ pub struct Composition {
     pub scoped_keys: Vec<(PublicKey<Account>, UserScope)>,
     /// Revoked users that servers could still accept, with the time in Unix seconds.
     pub revocations: Vec<(PublicKey<User>, i64)>,
+    /// Every user issued until this second is revoked.
+    pub cutoff: Option<i64>,
 }
 
 /// What an account is to be.
@@ -55,13 +57,14 @@ pub fn compose(composition: &Composition) -> jwt::Account {
     keys.extend(composition.scoped_keys.iter().map(|(key, scope)| (*key, Some(scope.clone()))));
     account.signing_keys = SigningKeys(keys);
     account.revocations = composition.revocations.iter().map(|(user, at)| (user.to_string(), *at)).collect();
+    account.revocations.extend(composition.cutoff.map(|at| (EVERYBODY.to_owned(), at)));
     match composition.shape {
         Shape::Open => import_renewal(&mut account, composition),
         Shape::Closed => close(&mut account),
         Shape::Tombstone(at) => {
             close(&mut account);
             // The cutoff covers every single entry.
-            account.revocations = BTreeMap::from([("*".to_owned(), at)]);
+            account.revocations = BTreeMap::from([(EVERYBODY.to_owned(), at)]);
         }
     }
     account
@@ -120,6 +123,9 @@ pub fn compose_platform(signing_keys: &[PublicKey<Account>]) -> jwt::Account {
     account
 }
 
+/// The entry that stands for every user of the account.
+const EVERYBODY: &str = "*";
+
 /// `conn: 0` closes every connection at once (nats-server 2.15.1, seen on loopback).
 fn close(account: &mut jwt::Account) {
     account.limits.conn = 0;
@@ -158,6 +164,7 @@ mod tests {
             revocations: (0..revoked)
                 .map(|n| (KeyPair::<User>::generate(&entropy).public(), i64::try_from(n).unwrap()))
                 .collect(),
+            cutoff: None,
         }
     }
 
@@ -180,7 +187,7 @@ mod tests {
             let given = composition(seed, 1, 2, 2);
             let hash = |c: &Composition| content_hash(&c.name, &compose(c)).unwrap();
             let base = hash(&given);
-            let mut changed = vec![given.clone(); 7];
+            let mut changed = vec![given.clone(); 8];
             changed[0].plain_keys.clear();
             changed[1].scoped_keys[0].1.role.push('x');
             changed[2].revocations[0].1 += 1;
@@ -188,6 +195,7 @@ mod tests {
             changed[4].shape = Shape::Closed;
             changed[5].name.push('x');
             changed[6].platform = given.account;
+            changed[7].cutoff = Some(1);
             for changed in changed {
                 prop_assert_ne!(hash(&changed), base);
             }

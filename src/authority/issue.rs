@@ -185,6 +185,8 @@ impl Authority {
             UserKey::Theirs(key) => (key, None, self.store.last_revocation(key).await?.map(|at| at + 1)),
         };
         self.require_allowed(context, &request.role, &request.options)?;
+        // Everything up to the cutoff is revoked, also what would be issued in that very second.
+        let not_before = not_before.max(context.cutoff.map(|at| at + 1));
         let iat = self.clock.unix().max(not_before.unwrap_or_default());
         // A user under a scoped key may carry nothing of its own, so a restricted one carries everything.
         let (issuer, mut claims) = if request.options.restricts() {

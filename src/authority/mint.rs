@@ -1,13 +1,18 @@
 //! Minting: composing an organization's account under its lock and recording a new generation when,
-//! and only when, the composition differs from the last one.
+//! and only when, the composition differs from the last one. Entries of revoked credentials leave it on the
+//! way, and where they have become too many they fold into a cutoff.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
 
 use uuid::Uuid;
 
 use super::{
-    Authority,
+    Actor, Authority,
     compose::{Composition, Shape, compose, content_hash},
+    effect::{self, FOLD_AGE, SKEW},
     work::Work,
 };
 use crate::{
@@ -17,11 +22,8 @@ use crate::{
     nkey::{Account, PublicKey},
     policy::{LimitsOverride, Policies},
     signer::lint,
-    store::{Connection, accounts, credentials, environments, keys},
+    store::{Connection, accounts, audit, environments, keys, revocations},
 };
-
-/// How long after its end a revoked credential keeps its entry: clocks of servers differ.
-const SKEW: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 
 /// What minting decided for one account, before anything is signed.
 pub(super) struct Decided {
@@ -46,6 +48,24 @@ struct Decision {
     locked: accounts::AccountRow,
     content_hash: [u8; 32],
     linted: Option<Linted<jwt::Account>>,
+    /// What an organization's claims were composed from.
+    composed: Option<Composed>,
+}
+
+impl Decision {
+    /// Bytes of the next token; 0 when there will be none.
+    fn token_len(&self) -> usize {
+        self.linted.as_ref().map_or(0, Linted::token_len)
+    }
+}
+
+/// A composition with what is to be known of its entries.
+struct Composed {
+    composition: Composition,
+    /// What the entries were chosen from.
+    revoked: Vec<revocations::Revoked>,
+    /// When pruning them is worth a push.
+    prune_at: Option<DateTime<Utc>>,
 }
 
 impl Authority {
@@ -55,6 +75,10 @@ impl Authority {
         let decision = self.decide(work.rows(), org).await?;
         if work.trial().is_some() {
             return self.note(work, org, &decision).await;
+        }
+        if let Some(composed) = &decision.composed {
+            let entries = composed.composition.revocations.len();
+            revocations::note(work.rows(), org.account, entries, composed.prune_at).await?;
         }
         self.sign_decided(work.rows(), decision, event).await
     }
@@ -72,6 +96,7 @@ impl Authority {
         let generation = locked.generation;
         let issued_at = self.next_iat(&locked);
         let decision = self.decide_claims(locked, account, name, issued_at, claims)?;
+        self.require_room(&decision)?;
         Ok(self.sign_decided(work.rows(), decision, event).await? != generation)
     }
 
@@ -125,8 +150,29 @@ impl Authority {
     async fn decide(&self, tx: &mut Connection, org: &Organization) -> Result<Decision> {
         let locked = accounts::lock(tx, org.account).await?;
         let issued_at = self.next_iat(&locked);
-        let composition = self.composition(tx, org, issued_at).await?;
-        self.decide_claims(locked, org.account, &composition.name, issued_at, compose(&composition))
+        let mut composed = self.composition(tx, org, issued_at).await?;
+        let mut decision = self.decide_composed(locked.clone(), org, issued_at, &composed.composition)?;
+        if !composed.composition.revocations.is_empty() && self.is_large(tx, org, &decision).await? {
+            match self.fold(tx, org, &composed).await? {
+                None => {
+                    composed = self.composition(tx, org, issued_at).await?;
+                    decision = self.decide_composed(locked, org, issued_at, &composed.composition)?;
+                }
+                Some(again_at) => composed.prune_at = composed.prune_at.map(|at| at.min(again_at)),
+            }
+        }
+        self.require_room(&decision)?;
+        Ok(Decision { composed: Some(composed), ..decision })
+    }
+
+    fn decide_composed(
+        &self,
+        locked: accounts::AccountRow,
+        org: &Organization,
+        issued_at: i64,
+        composition: &Composition,
+    ) -> Result<Decision> {
+        self.decide_claims(locked, org.account, &composition.name, issued_at, compose(composition))
     }
 
     /// Resolvers keep the newer of two JWTs by their issue time in whole seconds, so it has to increase even
@@ -146,10 +192,9 @@ impl Authority {
         let content_hash = content_hash(name, &account)
             .map_err(|error| Error::internal("account claims cannot be written").with_source(error))?;
         if locked.content_hash == Some(content_hash) {
-            return Ok(Decision { locked, content_hash, linted: None });
+            return Ok(Decision { locked, content_hash, linted: None, composed: None });
         }
-        let standing = self.standing();
-        standing.require_trust()?;
+        self.standing().require_trust()?;
         let linted = lint(Claims {
             audience: None,
             expires: None,
@@ -161,11 +206,49 @@ impl Authority {
             subject: subject.into(),
             nats: account,
         })?;
-        require_room(linted.token_len(), standing.max_payload())?;
-        Ok(Decision { locked, content_hash, linted: Some(linted) })
+        Ok(Decision { locked, content_hash, linted: Some(linted), composed: None })
     }
 
-    async fn composition(&self, tx: &mut Connection, org: &Organization, issued_at: i64) -> Result<Composition> {
+    /// Refuses what the servers would not take.
+    fn require_room(&self, decision: &Decision) -> Result<()> {
+        require_room(decision.token_len(), self.standing().max_payload())
+    }
+
+    async fn is_large(&self, tx: &mut Connection, org: &Organization, decision: &Decision) -> Result<bool> {
+        let bytes = match decision.token_len() {
+            0 => usize::try_from(revocations::size(tx, org.account).await?.bytes).unwrap_or_default(),
+            bytes => bytes,
+        };
+        Ok(bytes > self.settings.fold_above)
+    }
+
+    /// Folds the entries that it can into the cutoff: no valid credential may be hit. The answer is when to
+    /// try again if it can fold none.
+    async fn fold(
+        &self,
+        tx: &mut Connection,
+        org: &Organization,
+        composed: &Composed,
+    ) -> Result<Option<DateTime<Utc>>> {
+        let now = self.now();
+        let Composition { cutoff, revocations: entries, .. } = &composed.composition;
+        let oldest = revocations::oldest_valid(tx, org.id, now).await?;
+        let earliest = oldest.map(|(issued_at, _)| issued_at);
+        let Some(folded) = effect::fold(&composed.revoked, *cutoff, earliest, now.timestamp()) else {
+            tracing::warn!(org = %org.slug, entries = entries.len(),
+                "the account is large, and a cutoff would hit valid credentials: rotate the oldest ones");
+            // Earlier, when one of them is revoked: that mints.
+            let (soon, end) = (now + TimeDelta::seconds(FOLD_AGE), oldest.map(|(_, expires_at)| expires_at));
+            return Ok(Some(end.unwrap_or(soon).max(soon)));
+        };
+        let detail = json!({"cutoff": folded, "entries": entries.len()});
+        let event = self.event(&Actor::task("fold"), "account.fold", Some(&org.slug), org.account, detail);
+        audit::record(tx, &event).await?;
+        revocations::set_cutoff(tx, org.id, folded).await?;
+        Ok(None)
+    }
+
+    async fn composition(&self, tx: &mut Connection, org: &Organization, issued_at: i64) -> Result<Composed> {
         let policies = self.policies();
         let environments: BTreeMap<Uuid, Environment> = environments::of(tx, org.id)
             .await?
@@ -186,7 +269,11 @@ impl Authority {
                 }
             }
         }
-        Ok(Composition {
+        let cutoff = revocations::cutoff(tx, org.id).await?;
+        let revoked = revocations::revoked(tx, org.id, self.now() - SKEW, cutoff).await?;
+        let signers: BTreeSet<_> = plain_keys.iter().chain(scoped_keys.iter().map(|(key, _)| key)).copied().collect();
+        let prune_at = effect::prune_at(&revoked, cutoff, &signers);
+        let composition = Composition {
             name: org.slug.to_string(),
             account: org.account,
             platform: self.platform()?,
@@ -198,8 +285,10 @@ impl Authority {
             limits: limits(&policies, &org.plan, &org.limits)?,
             plain_keys,
             scoped_keys,
-            revocations: credentials::revocations(tx, org.id, self.now() - SKEW).await?,
-        })
+            revocations: effect::entries(&revoked, cutoff, &signers).into_iter().collect(),
+            cutoff,
+        };
+        Ok(Composed { composition, revoked, prune_at })
     }
 }
 

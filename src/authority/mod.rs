@@ -12,6 +12,7 @@ pub mod compose;
 mod consumers;
 pub mod convergence;
 mod deletion;
+pub mod effect;
 mod environments;
 mod issuance;
 mod issue;
@@ -27,6 +28,7 @@ pub mod reconcile;
 mod repair;
 pub mod requests;
 pub mod restore;
+mod revoke;
 mod rotation;
 pub mod server_config;
 mod standing;
@@ -43,6 +45,7 @@ use uuid::Uuid;
 pub use issue::{Issued, MAX_BATCH};
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
 pub use preview::{Preview, Proposal};
+pub use revoke::Revocation;
 pub use standing::{Compared, ServerStanding, Standing};
 
 use crate::{
@@ -113,6 +116,28 @@ pub struct Settings {
     pub default_plan: String,
     /// How much may be promised, as a multiple of what the cluster has.
     pub overcommit: f64,
+    /// Above so many bytes an account's revocations are folded, where that hits nothing valid.
+    pub fold_above: usize,
+    /// How long before the end of a credential a warning is recorded, seconds.
+    pub warn_before: i64,
+}
+
+/// What [`Settings::fold_above`] is unless the deployer decides otherwise: with two environments some 400 entries, with five some 200.
+pub const FOLD_ABOVE: usize = 48 << 10;
+
+/// What [`Settings::warn_before`] is unless the deployer decides otherwise: seven days.
+pub const WARN_BEFORE: i64 = 7 * 86_400;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            names: NameRules::default(),
+            default_plan: "s".to_owned(),
+            overcommit: 1.0,
+            fold_above: FOLD_ABOVE,
+            warn_before: WARN_BEFORE,
+        }
+    }
 }
 
 /// See the module's documentation.

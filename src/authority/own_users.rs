@@ -176,7 +176,7 @@ impl Authority {
         life: i64,
     ) -> Result<crate::store::Recorded<jwt::User>> {
         let issuer = self.store.account_signing_key(account).await?;
-        let issued_at = self.clock.unix();
+        let issued_at = self.clock.unix().max(self.store.issued_from(account).await?);
         let limits = UserLimits { subs: Some(-1), data: Some(-1), payload: Some(-1), ..UserLimits::default() };
         let linted = lint(Claims {
             audience: None,

@@ -183,6 +183,35 @@ pub struct Rotate {
     pub proof: Option<String>,
 }
 
+/// Revokes all credentials of an organization for which everything that is named holds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Revoke {
+    /// Everything of the organization; goes with nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// Those of this environment type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "prod")]
+    pub env: Option<String>,
+    /// Those of this role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "projector")]
+    pub role: Option<String>,
+    /// Those issued before this time, or longer ago than this duration: `30d`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-01-31T12:00:00Z")]
+    pub issued_before: Option<String>,
+    /// Those that this signing key has signed. Alone, the key leaves the account and a new one takes its place, so
+    /// that also what the ledger does not know is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<String>,
+    /// For the audit log, at most 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 500)]
+    pub reason: Option<String>,
+}
+
 /// Issues many credentials, all or none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -199,6 +199,99 @@ pub struct CredentialView {
     pub revocation_reason: Option<String>,
 }
 
+/// What revocations make of an organization's account.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationsView {
+    /// Organization.
+    pub org: String,
+    /// Whether the account stays small by itself.
+    pub state: RevocationsState,
+    /// Bytes of the account's JWT.
+    pub bytes: i64,
+    /// Users that it names as revoked, one by one.
+    pub entries: i32,
+    /// Everything issued until then is refused; null: there is no cutoff.
+    pub cutoff: Option<DateTime<Utc>>,
+    /// Above so many bytes entries fold into a cutoff, where that hits nothing valid.
+    pub fold_above: i64,
+    /// The most bytes that the servers take.
+    pub limit: i64,
+    /// When entries of credentials that have ended leave the account by themselves, at the latest; null: there are none.
+    pub prune_at: Option<DateTime<Utc>>,
+    /// Credentials that are valid now.
+    pub valid: i64,
+    /// Bytes that the account would have if each of them were revoked singly.
+    pub forecast_bytes: i64,
+    /// With `needs-reissue`: the oldest valid credentials, at most 100. When they have been rotated and ended,
+    /// or have expired, the entries before them fold.
+    pub held_back_by: Vec<Uuid>,
+}
+
+/// Whether an account stays small by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RevocationsState {
+    /// It does.
+    Ok,
+    /// It is larger than it should be, and a cutoff would stop valid credentials: rotate the oldest ones.
+    NeedsReissue,
+}
+
+/// What a revocation did, or would do.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevokedView {
+    /// Nothing was done: this is what would be.
+    pub dry_run: bool,
+    /// Credentials that are revoked by it.
+    pub revoked: i64,
+    /// Users that the account then names, one by one.
+    pub entries: usize,
+    /// The account's cutoff: everything issued until then is refused. Null: there is none.
+    pub cutoff: Option<DateTime<Utc>>,
+    /// Signing keys that leave the account; a new one takes the place of each.
+    pub replaced_keys: Vec<String>,
+    /// The account becomes larger than it should be: see `GET /orgs/{org}/revocations`.
+    pub needs_reissue: bool,
+    /// Bytes of the account's JWT before.
+    pub bytes_before: i64,
+    /// Bytes of the account's JWT after.
+    pub bytes_after: i64,
+    /// What the servers have.
+    pub resolver: ResolverView,
+    /// Whether the clients are gone; null unless the request waited for it.
+    pub clients: Option<ClientsView>,
+}
+
+/// What the servers say of the connections of revoked users.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientsView {
+    /// Every live server was asked after it had the change, and none has such a connection.
+    pub gone: bool,
+    /// Connections of these users just before the revocation; null: not every server said.
+    pub open_before: Option<usize>,
+    /// Connections that are still open.
+    pub left: Vec<ClientView>,
+    /// Servers that did not say.
+    pub unanswered: Vec<String>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientView {
+    /// Server name.
+    pub server: String,
+    /// The number by which that server knows it.
+    pub cid: u64,
+    /// The user's public key.
+    pub user_key: String,
+    /// The name that the client gave itself.
+    pub name: Option<String>,
+}
+
 /// Publish and subscribe permissions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PermissionsView {

@@ -67,9 +67,6 @@ pub struct Filter {
     pub expires_before: Option<DateTime<Utc>>,
 }
 
-/// A revoked user that a server could still accept: key and time of revocation in Unix seconds.
-pub type Revocation = (PublicKey<UserRole>, i64);
-
 /// One credential, as it stands in this transaction.
 pub async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Credential>> {
     let row = sqlx::query(BY_ID).bind(id).fetch_optional(connection).await?;
@@ -133,6 +130,11 @@ impl Store {
     ) -> Result<Option<(Credential, Recorded<User>)>> {
         let row = &new.row;
         let mut tx = self.begin().await?;
+        // First the organization, then the credential, as whoever revokes does it.
+        sqlx::query("SELECT 1 FROM organizations WHERE slug = $1 AND state <> 'deleted' FOR KEY SHARE")
+            .bind(row.org.as_str())
+            .execute(&mut *tx)
+            .await?;
         if let Some(operation) = new.origin.operation {
             super::idempotency::carry_out(&mut tx, operation).await?;
         }
@@ -253,24 +255,6 @@ pub async fn end_superseded(
         .collect()
 }
 
-/// The revocations of an organization whose credentials end after `since`: expired ones need no entry.
-pub async fn revocations(connection: &mut PgConnection, org: Uuid, since: DateTime<Utc>) -> Result<Vec<Revocation>> {
-    let rows = sqlx::query(
-        "SELECT c.user_key, max(c.revoked_at) AS revoked_at FROM credentials c JOIN environments e ON e.id = c.environment_id
-         WHERE e.organization_id = $1 AND c.revoked_at IS NOT NULL AND c.expires_at > $2 GROUP BY c.user_key",
-    )
-    .bind(org)
-    .bind(since)
-    .fetch_all(connection)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let at: DateTime<Utc> = row.try_get("revoked_at")?;
-            Ok((parse(row.try_get("user_key")?)?, at.timestamp()))
-        })
-        .collect()
-}
-
 /// What was decided on no longer holds.
 pub fn inactive() -> Error {
     Error::conflict(
@@ -311,9 +295,10 @@ fn from_row(row: &PgRow) -> Result<Credential> {
 }
 
 /// One statement, so one round trip and one commit. The audit events and the credentials come from
-/// the same rows: those whose organization, environment and key are active. The division fails the
-/// statement, and with it both inserts, when that is not all of them, or when somebody else has taken over
-/// an idempotency key.
+/// the same rows: those whose organization, environment and key are active and that no cutoff covers. The
+/// division fails the statement, and with it both inserts, when that is not all of them, or when somebody else
+/// has taken over an idempotency key. Whoever moves a cutoff or replaces a key holds the organization's lock;
+/// the locks here wait for that and then look again.
 const RECORD: &str = "
 WITH new AS (
     SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
@@ -329,7 +314,9 @@ WITH new AS (
     SELECT n.* FROM new n
     JOIN environments e ON e.id = n.environment_id AND e.state IN ('pending', 'ready')
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
+        AND (o.revoked_until IS NULL OR n.issued_at > to_timestamp(o.revoked_until))
     JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state = 'active'
+    FOR KEY SHARE OF o, k
 ), counted AS (
     SELECT $15 / (CASE WHEN count(*) = $15
         AND (SELECT count(*) FROM carried_out) = (SELECT count(DISTINCT operation) FROM new) THEN 1 ELSE 0 END)
@@ -357,6 +344,7 @@ WITH old AS (
     SELECT old.id AS old_id FROM old
     JOIN environments e ON e.id = $5 AND e.state IN ('pending', 'ready')
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
+        AND (o.revoked_until IS NULL OR $11 > to_timestamp(o.revoked_until))
     JOIN signing_keys k ON k.public_key = $9 AND k.state = 'active'
 ), events AS (
     INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail, issuer, address, operation)

@@ -73,6 +73,8 @@ pub struct IssuingContext {
     pub scoped: Option<SealedKey<Account>>,
     /// The account's plain signing key.
     pub plain: SealedKey<Account>,
+    /// Servers refuse what was issued until then, Unix seconds.
+    pub cutoff: Option<i64>,
 }
 
 /// Keeps signing keys of accounts.
@@ -160,6 +162,24 @@ pub async fn retire_environment(connection: &mut PgConnection, environment: Uuid
     Ok(())
 }
 
+/// An active signing key of an account, with its scope; none: it is none of this account, or not active.
+pub async fn scope(
+    connection: &mut PgConnection,
+    account: PublicKey<Account>,
+    key: PublicKey<Account>,
+) -> Result<Option<KeyScope>> {
+    Ok(active(connection, account).await?.into_iter().find(|(other, _)| *other == key).map(|(_, scope)| scope))
+}
+
+/// Retires one signing key: it leaves the account, which closes its users.
+pub async fn retire(connection: &mut PgConnection, key: PublicKey<Account>) -> Result<()> {
+    sqlx::query("UPDATE signing_keys SET state = 'retired' WHERE public_key = $1 AND state = 'active'")
+        .bind(key.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 impl Store {
     /// The operator's active signing key.
     pub async fn operator_signing_key(&self) -> Result<SealedKey<Operator>> {
@@ -194,7 +214,8 @@ impl Store {
         role: &str,
     ) -> Result<Option<IssuingContext>> {
         let row = sqlx::query(
-            "SELECT o.state, o.plan, o.limits, o.allow_organization_reach, o.account_key, e.id, s.public_key AS scoped_key, s.sealed_seed AS scoped_seed,
+            "SELECT o.state, o.plan, o.limits, o.allow_organization_reach, o.account_key, o.revoked_until, e.id,
+                    s.public_key AS scoped_key, s.sealed_seed AS scoped_seed,
                     p.public_key, p.sealed_seed
              FROM organizations o
              JOIN environments e ON e.organization_id = o.id AND e.env_type = $2 AND e.state IN ('pending', 'ready')
@@ -223,6 +244,7 @@ impl Store {
             environment: row.try_get("id")?,
             scoped,
             plain: sealed(&row)?,
+            cutoff: row.try_get("revoked_until")?,
         }))
     }
 

@@ -20,6 +20,7 @@ pub mod page;
 pub mod platform;
 pub mod reconcile;
 mod recorded;
+pub mod revocations;
 pub mod servers;
 pub mod tokens;
 

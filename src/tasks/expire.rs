@@ -1,5 +1,5 @@
-//! Ends superseded credentials whose grace time has passed. What that means for them and their
-//! account is the authority's business; here stands only when to look.
+//! Ends superseded credentials whose grace time has passed, and has accounts pruned of entries that no
+//! server needs any more. What that means is the authority's business; here stands only when to look.
 
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ pub(super) async fn run(authority: Arc<Authority>, stop: CancellationToken) {
     loop {
         if let Err(error) = authority.end_superseded(authority.now()).await {
             tracing::warn!(%error, cause = error.internal_report(), "expire");
+        }
+        if let Err(error) = authority.prune().await {
+            tracing::warn!(%error, cause = error.internal_report(), "prune");
         }
         if !nudged(&authority.endings_wanted, TICK, &stop).await {
             return;

@@ -11,7 +11,7 @@ use nats_authority::{
     entropy::{Entropy, SystemEntropy},
     error::Kind,
     jwt,
-    model::{CallerRole, CredentialState, EnvType, Environment, NameRules, OrgSlug, OrgState},
+    model::{CallerRole, CredentialState, EnvType, Environment, OrgSlug, OrgState},
     nkey::{KeyPair, User},
     policy::Policies,
     signer::{SealingKey, SealingKeys, Signer},
@@ -45,7 +45,7 @@ async fn open(store: Store, signer: &Arc<Signer>, clock: &Arc<ManualClock>) -> A
         store,
         signer: Arc::clone(signer),
         policies: Policies::builtin().unwrap(),
-        settings: Settings { names: NameRules::default(), default_plan: "s".to_owned(), overcommit: 1.0 },
+        settings: Settings::default(),
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy::new()),
     })

@@ -22,6 +22,7 @@ mod preview;
 mod reconcile;
 mod remote;
 mod resolver;
+mod revocation;
 mod roles;
 mod rotation;
 mod secrets;

@@ -13,7 +13,7 @@ use nats_authority::{
     dev::nats::{Cluster, ClusterSpec, Trust},
     entropy::{Entropy, SystemEntropy},
     model::{
-        CallerRole, EnvType, NameRules, OrgSlug,
+        CallerRole, EnvType, OrgSlug,
         view::{Convergence, OrganizationView},
     },
     policy::Policies,
@@ -63,7 +63,7 @@ impl Stack {
         // Nothing is set aside for it: enough that hundreds of organizations are admitted.
         spec.jetstream_max_file = 100 << 30;
         let cluster = Cluster::start(spec).await.unwrap();
-        let settings = Settings { names: NameRules::default(), default_plan: "s".to_owned(), overcommit: 1.0 };
+        let settings = Settings::default();
         let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await.unwrap();
         let stop = CancellationToken::new();
         let setup = tasks::Setup {

@@ -1,0 +1,321 @@
+//! Revoking as a question to the ledger: which credentials, and what is the smallest change of the account
+//! that servers refuse them for. The choice is made in `effect`; whether the clients are gone is for
+//! whoever can ask the servers.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+
+use super::{
+    Actor, Authority,
+    effect::{Asked, ENTRY_BYTES, Effect, KeyUse, SKEW, Situation, choose},
+    environments::no_environment,
+    organizations::{check_reason, no_organization},
+    requests::{Reason, Revoke},
+    work::{Applying, Trial, Work},
+};
+use crate::{
+    error::{Error, Result},
+    model::{
+        OrgSlug, Organization,
+        size::parse_duration,
+        view::{RevocationsState, RevocationsView},
+    },
+    nkey::{Account, PublicKey},
+    store::{
+        accounts, audit, environments,
+        keys::{self, KeyScope, NewAccountKey},
+        organizations,
+        revocations::{self, Selection, Usage},
+    },
+};
+
+/// What a revocation did, or would do.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    /// How many credentials it revokes.
+    pub revoked: i64,
+    /// What it changes of the account.
+    pub effect: Effect,
+    /// Bytes of the account's token before.
+    pub bytes_before: i64,
+    /// Bytes of the account's token after.
+    pub bytes_after: i64,
+    /// The generation after it; in a trial the present one.
+    pub generation: i64,
+}
+
+/// A question that was parsed and looked up.
+struct Question {
+    selection: Selection,
+    asked: Asked,
+}
+
+impl Authority {
+    /// Revokes what is selected. What holds already is no change.
+    pub async fn revoke_selected(&self, actor: &Actor, slug: &OrgSlug, request: &Revoke) -> Result<Revocation> {
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let (done, _) = self.revoke_selected_in(change.work(), actor, slug, request).await?;
+        change.commit().await?;
+        self.wake();
+        Ok(done)
+    }
+
+    /// The same as a trial: nothing is signed, recorded or pushed.
+    pub async fn try_revoke_selected(&self, actor: &Actor, slug: &OrgSlug, request: &Revoke) -> Result<Revocation> {
+        let mut trial = Trial::begin(&self.store, actor).await?;
+        let (mut tried, _) = self.revoke_selected_in(trial.work(), actor, slug, request).await?;
+        if let Some(decided) = trial.end().await?.pop() {
+            tried.bytes_after =
+                decided.bytes_after.map_or(tried.bytes_before, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        Ok(tried)
+    }
+
+    async fn revoke_selected_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        request: &Revoke,
+    ) -> Result<(Revocation, Organization)> {
+        check_reason(&Reason { reason: request.reason.clone() })?;
+        let now = self.now();
+        let org = organizations::lock(work.rows(), slug).await?.ok_or_else(|| no_organization(slug))?;
+        work.require_generation(org.account).await?;
+        let question = self.question(work, &org, request).await?;
+        let before = revocations::size(work.rows(), org.account).await?;
+        let effect = self.effect_of(work, &org, &question, &before).await?;
+        let (revoked, ids) =
+            revocations::revoke(work.rows(), &question.selection, now, request.reason.as_deref()).await?;
+        let moved = effect.cutoff != revocations::cutoff(work.rows(), org.id).await?;
+        let mut generation = accounts::lock(work.rows(), org.account).await?.generation;
+        let mut bytes_after = before.bytes;
+        if revoked > 0 || moved && effect.cutoff.is_some() || !effect.replaced.is_empty() {
+            if let Some(cutoff) = effect.cutoff {
+                revocations::set_cutoff(work.rows(), org.id, cutoff).await?;
+            }
+            self.replace_keys(work, &org, &effect.replaced).await?;
+            let detail = json!({
+                "selector": request, "revoked": revoked, "credentials": ids, "cutoff": effect.cutoff,
+                "replacedKeys": effect.replaced, "entries": effect.entries,
+            });
+            let event = self.event(actor, "credentials.revoke", Some(slug), slug, detail);
+            audit::record(work.rows(), &event).await?;
+            generation = self.mint(work, &org, event.id).await?;
+            bytes_after = revocations::size(work.rows(), org.account).await?.bytes;
+        }
+        Ok((Revocation { revoked, effect, bytes_before: before.bytes, bytes_after, generation }, org))
+    }
+
+    /// How large an organization's account is because of revocations, and what keeps it from becoming smaller.
+    pub async fn revocations(&self, slug: &OrgSlug) -> Result<RevocationsView> {
+        const HELD_BACK_BY: i64 = 100;
+        let org = self.require_organization(slug).await?;
+        let now = self.now();
+        let (size, cutoff) = {
+            let mut tx = self.store.begin().await?;
+            (revocations::size(&mut tx, org.account).await?, revocations::cutoff(&mut tx, org.id).await?)
+        };
+        let (valid, oldest) = self.store.valid_and_oldest(org.id, now, HELD_BACK_BY).await?;
+        let limit = i64::try_from(self.standing().max_payload()).unwrap_or(i64::MAX);
+        let fold_above = i64::try_from(self.settings.fold_above).unwrap_or(i64::MAX);
+        let needs_reissue = size.bytes > fold_above && size.entries > 0;
+        let entry = i64::try_from(ENTRY_BYTES).unwrap_or(i64::MAX);
+        Ok(RevocationsView {
+            org: slug.to_string(),
+            state: if needs_reissue { RevocationsState::NeedsReissue } else { RevocationsState::Ok },
+            bytes: size.bytes,
+            entries: size.entries,
+            cutoff: cutoff.and_then(|at| DateTime::from_timestamp(at, 0)),
+            fold_above,
+            limit,
+            prune_at: size.prune_at,
+            valid,
+            forecast_bytes: size.bytes.saturating_add(valid.saturating_mul(entry)),
+            held_back_by: if needs_reissue { oldest } else { Vec::new() },
+        })
+    }
+
+    /// Mints the accounts whose prunable entries are worth a push; tells how many. One that cannot be
+    /// minted holds up no other.
+    pub async fn prune(&self) -> Result<usize> {
+        let (mut pruned, mut seen, mut first_error) = (0, Vec::new(), None);
+        loop {
+            let mut change = Applying::begin(&self.store, &Actor::task("prune")).await?;
+            let Some(slug) = revocations::due_for_pruning(change.work().rows(), self.now(), &seen).await? else {
+                break;
+            };
+            let Some(org) = organizations::lock(change.work().rows(), &slug).await? else { break };
+            seen.push(org.id);
+            match self.prune_in(change, &org).await {
+                Ok(()) => pruned += 1,
+                Err(error) => _ = first_error.get_or_insert(error),
+            }
+        }
+        if pruned > 0 {
+            self.wake();
+        }
+        first_error.map_or(Ok(pruned), Err)
+    }
+
+    async fn prune_in(&self, mut change: Applying, org: &Organization) -> Result<()> {
+        let work = change.work();
+        let before = revocations::size(work.rows(), org.account).await?;
+        let detail = json!({"entries": before.entries, "bytes": before.bytes});
+        let event = self.event(&Actor::task("prune"), "account.prune", Some(&org.slug), org.account, detail);
+        audit::record(work.rows(), &event).await?;
+        self.mint(work, org, event.id).await?;
+        change.commit().await
+    }
+
+    /// Reads the request and looks up what it names.
+    async fn question(&self, work: &mut Work, org: &Organization, request: &Revoke) -> Result<Question> {
+        let now = self.now();
+        let narrowed = request.env.is_some() || request.role.is_some() || request.signing_key.is_some();
+        if !(narrowed || request.issued_before.is_some() || request.all) {
+            return Err(Error::invalid(
+                "empty-selector",
+                "name env, role, issuedBefore or signingKey, or say all: true for everything of the organization",
+            ));
+        }
+        if request.all && (narrowed || request.issued_before.is_some()) {
+            return Err(Error::field("all-and-selector", "/all", "all goes with no other part of the selector"));
+        }
+        let environment = match &request.env {
+            None => None,
+            Some(text) => {
+                let env_type =
+                    text.parse().map_err(|error: Error| Error::field(error.code(), "/env", error.to_string()))?;
+                let row = environments::of(work.rows(), org.id).await?.into_iter().find(|row| row.env_type == env_type);
+                Some(row.ok_or_else(|| no_environment(&org.slug, &env_type))?.id)
+            }
+        };
+        if let Some(role) = &request.role {
+            self.policies().role(role)?;
+        }
+        let key = match &request.signing_key {
+            None => None,
+            Some(text) => {
+                let unknown = || {
+                    Error::field(
+                        "unknown-signing-key",
+                        "/signingKey",
+                        "this is no active signing key of the organization; see its keys",
+                    )
+                };
+                let key: PublicKey<Account> = text.parse().map_err(|_| unknown())?;
+                keys::scope(work.rows(), org.account, key).await?.ok_or_else(unknown)?;
+                Some(key)
+            }
+        };
+        let before = request.issued_before.as_deref().map(|text| parse_past(text, now)).transpose()?;
+        // Servers compare whole seconds, and with the cutoff's second they refuse that second too.
+        let issued_until = before.map(|before| ceil(before) - 1);
+        let cutoff = revocations::cutoff(work.rows(), org.id).await?;
+        let asked = match (key, issued_until) {
+            (Some(key), None) if request.env.is_none() && request.role.is_none() => Asked::Key(key),
+            (None, Some(until)) if !narrowed => Asked::Everything(cutoff.map_or(until, |at| at.max(until))),
+            (None, None) if request.all => {
+                // A credential may be younger than now: after a cutoff, they are issued in the next second.
+                let latest = revocations::latest_valid(work.rows(), org.id, now).await?.unwrap_or_default();
+                Asked::Everything(now.timestamp().max(latest).max(cutoff.unwrap_or_default()))
+            }
+            _ => Asked::Selected,
+        };
+        let selection = Selection {
+            org: org.id,
+            environment,
+            role: request.role.clone(),
+            issued_until,
+            signing_key: key,
+            ends_after: now - SKEW,
+        };
+        Ok(Question { selection, asked })
+    }
+
+    async fn effect_of(
+        &self,
+        work: &mut Work,
+        org: &Organization,
+        question: &Question,
+        before: &revocations::AccountSize,
+    ) -> Result<Effect> {
+        let Question { selection, asked } = question;
+        let now = self.now();
+        let entries = usize::try_from(before.entries).unwrap_or_default();
+        let bare = usize::try_from(before.bytes).unwrap_or_default().saturating_sub(entries * ENTRY_BYTES);
+        let room = self.settings.fold_above.saturating_sub(bare) / ENTRY_BYTES;
+        let cutoff = revocations::cutoff(work.rows(), org.id).await?;
+        if *asked == Asked::Selected {
+            // Most revocations are few, and then nothing else has to be counted.
+            let selected = revocations::count(work.rows(), selection).await?;
+            if entries + selected <= room {
+                return Ok(Effect { cutoff, replaced: Vec::new(), entries: entries + selected, over: false });
+            }
+        }
+        let earliest = revocations::earliest_other(work.rows(), selection, now).await?;
+        let latest = now.timestamp() - super::effect::FOLD_AGE;
+        let free = match asked {
+            Asked::Everything(until) => Some(*until),
+            // Nothing that is not selected may be hit, also what is just being recorded.
+            _ => Some(earliest.map_or(i64::MAX, |at| at - 1).min(latest)),
+        };
+        let free_until = free.filter(|free| cutoff.is_none_or(|cutoff| *free > cutoff));
+        let usage = revocations::usage(work.rows(), selection, now, cutoff, free_until).await?;
+        let of_account = keys::active(work.rows(), org.account).await?;
+        let usage = usage.into_iter().filter(|usage| of_account.iter().any(|(key, _)| *key == usage.key));
+        let situation =
+            Situation { asked: *asked, keys: usage.map(|usage| key_use(&usage)).collect(), free_until, room };
+        let chosen = choose(&situation);
+        Ok(Effect { cutoff: chosen.cutoff.or(cutoff), ..chosen })
+    }
+
+    /// Takes signing keys out of the account and puts a new one in the place of each.
+    async fn replace_keys(&self, work: &mut Work, org: &Organization, replaced: &[PublicKey<Account>]) -> Result<()> {
+        let mut new = Vec::with_capacity(replaced.len());
+        for key in replaced {
+            let Some(scope) = keys::scope(work.rows(), org.account, *key).await? else { continue };
+            keys::retire(work.rows(), *key).await?;
+            if let KeyScope::Role { role, .. } = &scope
+                && !self.policies().roles.contains_key(role)
+            {
+                continue;
+            }
+            new.push(NewAccountKey { account: org.account, scope, key: self.signer.generate()? });
+        }
+        keys::insert(work.rows(), &new, self.now()).await
+    }
+}
+
+fn key_use(usage: &Usage) -> KeyUse {
+    let count = |n: i64| usize::try_from(n).unwrap_or_default();
+    KeyUse {
+        key: usage.key,
+        selected: count(usage.selected),
+        others: count(usage.others),
+        standing: count(usage.standing),
+        late: count(usage.late),
+    }
+}
+
+/// The first whole second that is not before `time`.
+fn ceil(time: DateTime<Utc>) -> i64 {
+    time.timestamp() + i64::from(time.timestamp_subsec_nanos() > 0)
+}
+
+/// A time that is over: RFC 3339, or a duration that is counted back from now.
+fn parse_past(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    const POINTER: &str = "/issuedBefore";
+    let refused = |why: &str| Error::field("invalid-time", POINTER, format!("'{text}' {why}"));
+    let time = if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        time.to_utc()
+    } else {
+        let none = "is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 30d, counted back from now";
+        let seconds = parse_duration(POINTER, text).map_err(|_| refused(none))?;
+        TimeDelta::try_seconds(seconds).and_then(|by| now.checked_sub_signed(by)).ok_or_else(|| refused(none))?
+    };
+    if time > now {
+        return Err(refused("lies in the future: what is not issued yet cannot be revoked"));
+    }
+    Ok(time)
+}

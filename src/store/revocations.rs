@@ -1,0 +1,373 @@
+//! What is revoked: the selection of credentials, the cutoff of an organization, the entries of its account.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Store, parse};
+use crate::{
+    error::Result,
+    nkey::{Account, PublicKey, User},
+};
+
+/// A revoked credential that a server could still accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Its user.
+    pub user: PublicKey<User>,
+    /// The signing key that issued it.
+    pub issuer: PublicKey<Account>,
+    /// When it was issued, Unix seconds.
+    pub issued_at: i64,
+    /// When it was revoked, Unix seconds.
+    pub revoked_at: i64,
+    /// Its end.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Which credentials of an organization to revoke: all of these hold. Only such as are not revoked, and
+/// that a server may still accept, are meant.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The organization.
+    pub org: Uuid,
+    /// Of this environment.
+    pub environment: Option<Uuid>,
+    /// Of this role.
+    pub role: Option<String>,
+    /// Issued until this time, Unix seconds.
+    pub issued_until: Option<i64>,
+    /// Issued by this signing key.
+    pub signing_key: Option<PublicKey<Account>>,
+    /// Ending after this time.
+    pub ends_after: DateTime<Utc>,
+}
+
+/// `$1` to `$5`, in the order of [`Selection`]; `$6` is its last part.
+macro_rules! selected {
+    () => {
+        "e.organization_id = $1 AND ($2::uuid IS NULL OR e.id = $2) AND ($3::text IS NULL OR c.role = $3)
+         AND ($4::timestamptz IS NULL OR c.issued_at <= $4) AND ($5::text IS NULL OR c.issuer_key = $5)"
+    };
+}
+
+/// How many ids of revoked credentials are told.
+pub const TOLD: usize = 1000;
+
+/// What one signing key of an organization has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The key.
+    pub key: PublicKey<Account>,
+    /// Credentials that are selected.
+    pub selected: i64,
+    /// Valid credentials that are not.
+    pub others: i64,
+    /// Revoked credentials that a server may still accept and the cutoff does not cover.
+    pub standing: i64,
+    /// Those of `selected` and `standing` that were issued after the time in question.
+    pub late: i64,
+}
+
+macro_rules! select {
+    ($sql:expr, $selection:expr) => {
+        sqlx::query($sql)
+            .bind($selection.org)
+            .bind($selection.environment)
+            .bind(&$selection.role)
+            .bind($selection.issued_until.and_then(|at| DateTime::from_timestamp(at, 0)))
+            .bind($selection.signing_key.map(|key| key.to_string()))
+            .bind($selection.ends_after)
+    };
+}
+
+/// How many credentials are selected.
+pub async fn count(connection: &mut PgConnection, selection: &Selection) -> Result<usize> {
+    let sql = concat!(
+        "SELECT count(*) AS n FROM environments e JOIN credentials c ON c.environment_id = e.id
+         WHERE ",
+        selected!(),
+        " AND c.revoked_at IS NULL AND c.expires_at > $6"
+    );
+    let n: i64 = select!(sql, selection).fetch_one(connection).await?.try_get("n")?;
+    Ok(usize::try_from(n).unwrap_or_default())
+}
+
+/// The issue time, Unix seconds, of the oldest valid credential that is not selected.
+pub async fn earliest_other(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    now: DateTime<Utc>,
+) -> Result<Option<i64>> {
+    let sql = concat!(
+        "SELECT min(c.issued_at) AS at FROM environments e JOIN credentials c ON c.environment_id = e.id
+         WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $7 AND NOT (",
+        selected!(),
+        " AND c.expires_at > $6)"
+    );
+    let at: Option<DateTime<Utc>> = select!(sql, selection).bind(now).fetch_one(connection).await?.try_get("at")?;
+    Ok(at.map(|at| at.timestamp()))
+}
+
+/// What each signing key of the organization has signed that a server may still accept. `late` counts what
+/// was issued after `free_until`.
+pub async fn usage(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    now: DateTime<Utc>,
+    cutoff: Option<i64>,
+    free_until: Option<i64>,
+) -> Result<Vec<Usage>> {
+    let sql = concat!(
+        "SELECT issuer_key, count(*) FILTER (WHERE selected) AS selected,
+             count(*) FILTER (WHERE revoked_at IS NULL AND NOT selected AND expires_at > $7) AS others,
+             count(*) FILTER (WHERE standing) AS standing,
+             count(*) FILTER (WHERE (selected OR standing) AND ($9::timestamptz IS NULL OR issued_at > $9)) AS late
+         FROM (SELECT c.issuer_key, c.issued_at, c.expires_at, c.revoked_at,
+                   c.revoked_at IS NULL AND ",
+        selected!(),
+        " AS selected,
+                   c.revoked_at IS NOT NULL AND ($8::timestamptz IS NULL OR c.issued_at > $8) AS standing
+               FROM environments e JOIN credentials c ON c.environment_id = e.id
+               WHERE e.organization_id = $1 AND c.expires_at > $6) AS live
+         GROUP BY issuer_key"
+    );
+    let time = |at: Option<i64>| at.and_then(|at| DateTime::from_timestamp(at, 0));
+    let query = select!(sql, selection).bind(now).bind(time(cutoff)).bind(time(free_until));
+    let rows = query.fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Usage {
+                key: parse(row.try_get("issuer_key")?)?,
+                selected: row.try_get("selected")?,
+                others: row.try_get("others")?,
+                standing: row.try_get("standing")?,
+                late: row.try_get("late")?,
+            })
+        })
+        .collect()
+}
+
+/// Revokes what is selected; the answer is how many, and the first [`TOLD`] of them.
+pub async fn revoke(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    now: DateTime<Utc>,
+    reason: Option<&str>,
+) -> Result<(i64, Vec<Uuid>)> {
+    let sql = concat!(
+        "WITH revoked AS (
+             UPDATE credentials c SET revoked_at = GREATEST($7, c.issued_at), revocation_reason = $8 FROM environments e
+             WHERE e.id = c.environment_id AND ",
+        selected!(),
+        " AND c.revoked_at IS NULL AND c.expires_at > $6 RETURNING c.id)
+         SELECT (SELECT count(*) FROM revoked) AS n, ARRAY(SELECT id FROM revoked ORDER BY id LIMIT 1000) AS ids"
+    );
+    let row = select!(sql, selection).bind(now).bind(reason).fetch_one(connection).await?;
+    Ok((row.try_get("n")?, row.try_get("ids")?))
+}
+
+/// The issue time of the youngest credential that is not revoked, Unix seconds.
+pub async fn latest_valid(connection: &mut PgConnection, org: Uuid, now: DateTime<Utc>) -> Result<Option<i64>> {
+    let at: Option<DateTime<Utc>> = sqlx::query_scalar(
+        "SELECT max(c.issued_at) FROM environments e JOIN credentials c ON c.environment_id = e.id
+         WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $2",
+    )
+    .bind(org)
+    .bind(now)
+    .fetch_one(connection)
+    .await?;
+    Ok(at.map(|at| at.timestamp()))
+}
+
+/// The oldest valid credential: its issue time, Unix seconds, and its end.
+pub async fn oldest_valid(
+    connection: &mut PgConnection,
+    org: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Option<(i64, DateTime<Utc>)>> {
+    let row = sqlx::query(
+        "SELECT c.issued_at, c.expires_at FROM environments e JOIN credentials c ON c.environment_id = e.id
+         WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $2 ORDER BY c.issued_at LIMIT 1",
+    )
+    .bind(org)
+    .bind(now)
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let issued_at: DateTime<Utc> = row.try_get("issued_at")?;
+    Ok(Some((issued_at.timestamp(), row.try_get("expires_at")?)))
+}
+
+/// The revoked credentials of an organization that end after `ends_after` and are not covered by its cutoff.
+pub async fn revoked(
+    connection: &mut PgConnection,
+    org: Uuid,
+    ends_after: DateTime<Utc>,
+    cutoff: Option<i64>,
+) -> Result<Vec<Revoked>> {
+    let rows = sqlx::query(
+        "SELECT c.user_key, c.issuer_key, c.issued_at, c.revoked_at, c.expires_at
+         FROM environments e JOIN credentials c ON c.environment_id = e.id
+         WHERE e.organization_id = $1 AND c.revoked_at IS NOT NULL AND c.expires_at > $2
+           AND ($3::timestamptz IS NULL OR c.issued_at > $3)",
+    )
+    .bind(org)
+    .bind(ends_after)
+    .bind(cutoff.and_then(|at| DateTime::from_timestamp(at, 0)))
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let issued_at: DateTime<Utc> = row.try_get("issued_at")?;
+            let revoked_at: DateTime<Utc> = row.try_get("revoked_at")?;
+            Ok(Revoked {
+                user: parse(row.try_get("user_key")?)?,
+                issuer: parse(row.try_get("issuer_key")?)?,
+                issued_at: issued_at.timestamp(),
+                revoked_at: revoked_at.timestamp(),
+                expires_at: row.try_get("expires_at")?,
+            })
+        })
+        .collect()
+}
+
+/// The cutoff of an organization.
+pub async fn cutoff(connection: &mut PgConnection, org: Uuid) -> Result<Option<i64>> {
+    Ok(sqlx::query_scalar("SELECT revoked_until FROM organizations WHERE id = $1")
+        .bind(org)
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Moves the cutoff of an organization forward. Whoever does it holds the organization's lock, and recording
+/// a credential waits for that lock, so none is recorded that the cutoff covers.
+pub async fn set_cutoff(connection: &mut PgConnection, org: Uuid, cutoff: i64) -> Result<()> {
+    sqlx::query("UPDATE organizations SET revoked_until = $2 WHERE id = $1")
+        .bind(org)
+        .bind(cutoff)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// How large an account is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccountSize {
+    /// Bytes of its token.
+    pub bytes: i64,
+    /// Users that it names as revoked.
+    pub entries: i32,
+    /// When pruning them is worth a push.
+    pub prune_at: Option<DateTime<Utc>>,
+}
+
+/// How large an account is now.
+pub async fn size(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<AccountSize> {
+    let row = sqlx::query(
+        "SELECT COALESCE(octet_length(jwt), 0)::bigint AS bytes, entries, prune_at FROM accounts WHERE account_key = $1",
+    )
+    .bind(account.to_string())
+    .fetch_one(connection)
+    .await?;
+    Ok(AccountSize {
+        bytes: row.try_get("bytes")?,
+        entries: row.try_get("entries")?,
+        prune_at: row.try_get("prune_at")?,
+    })
+}
+
+/// Notes what an account's current token names, and when pruning that is worth a push.
+pub async fn note(
+    connection: &mut PgConnection,
+    account: PublicKey<Account>,
+    entries: usize,
+    prune_at: Option<DateTime<Utc>>,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE accounts SET entries = $2, prune_at = $3
+         WHERE account_key = $1 AND (entries, prune_at) IS DISTINCT FROM ($2, $3)",
+    )
+    .bind(account.to_string())
+    .bind(i32::try_from(entries).unwrap_or(i32::MAX))
+    .bind(prune_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The slug of one organization whose account is due to be pruned and is not in `except`.
+pub async fn due_for_pruning(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    except: &[Uuid],
+) -> Result<Option<crate::model::OrgSlug>> {
+    let slug: Option<String> = sqlx::query_scalar(
+        "SELECT o.slug FROM accounts a JOIN organizations o ON o.account_key = a.account_key
+         WHERE a.prune_at <= $1 AND o.state IN ('active', 'suspended') AND o.id <> ALL($2)
+         ORDER BY a.prune_at LIMIT 1 FOR UPDATE OF o SKIP LOCKED",
+    )
+    .bind(now)
+    .bind(except)
+    .fetch_optional(connection)
+    .await?;
+    slug.as_deref().map(parse).transpose()
+}
+
+impl Store {
+    /// Of these users of an organization, those that no valid credential is left for, though the ledger
+    /// knows one.
+    pub async fn refused_users(&self, org: Uuid, users: &[String], now: DateTime<Utc>) -> Result<Vec<String>> {
+        Ok(sqlx::query_scalar(
+            "SELECT c.user_key FROM credentials c
+             JOIN environments e ON e.id = c.environment_id JOIN organizations o ON o.id = e.organization_id
+             LEFT JOIN signing_keys k ON k.public_key = c.issuer_key
+             WHERE o.id = $1 AND c.user_key = ANY($2) GROUP BY c.user_key
+             HAVING NOT bool_or(c.revoked_at IS NULL AND c.expires_at > $3)",
+        )
+        .bind(org)
+        .bind(users)
+        .bind(now)
+        .fetch_all(self.pool())
+        .await?)
+    }
+
+    /// The largest account and how many are larger than `threshold` bytes: of those that name anybody.
+    pub async fn largest_accounts(&self, threshold: i64) -> Result<(i64, i64, i64)> {
+        let row = sqlx::query(
+            "SELECT COALESCE(max(octet_length(jwt)), 0)::bigint AS bytes, COALESCE(max(entries), 0)::bigint AS entries,
+                 count(*) FILTER (WHERE octet_length(jwt) > $1) AS over FROM accounts WHERE entries > 0",
+        )
+        .bind(threshold)
+        .fetch_one(self.pool())
+        .await?;
+        Ok((row.try_get("bytes")?, row.try_get("entries")?, row.try_get("over")?))
+    }
+
+    /// The earliest issue time that a new user of this account may have, Unix seconds: servers refuse what
+    /// is not younger than the cutoff.
+    pub async fn issued_from(&self, account: PublicKey<Account>) -> Result<i64> {
+        let cutoff: Option<i64> = sqlx::query_scalar("SELECT revoked_until FROM organizations WHERE account_key = $1")
+            .bind(account.to_string())
+            .fetch_optional(self.pool())
+            .await?
+            .flatten();
+        Ok(cutoff.map_or(i64::MIN, |at| at + 1))
+    }
+
+    /// How many credentials of an organization are valid, and how many of them are the oldest hundred's
+    /// ids: what keeps the cutoff where it is.
+    pub async fn valid_and_oldest(&self, org: Uuid, now: DateTime<Utc>, limit: i64) -> Result<(i64, Vec<Uuid>)> {
+        let row = sqlx::query(
+            "WITH valid AS (SELECT c.id, c.issued_at FROM environments e JOIN credentials c ON c.environment_id = e.id
+                 WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $2)
+             SELECT (SELECT count(*) FROM valid) AS n, ARRAY(SELECT id FROM valid ORDER BY issued_at, id LIMIT $3) AS ids",
+        )
+        .bind(org)
+        .bind(now)
+        .bind(limit)
+        .fetch_one(self.pool())
+        .await?;
+        Ok((row.try_get("n")?, row.try_get("ids")?))
+    }
+}
