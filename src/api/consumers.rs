@@ -14,7 +14,7 @@ use super::{
     ApiState,
     caller::Caller,
     environments::check,
-    extract::{ConsumerPath, EnvPath, OptionalBody},
+    extract::{EnvPath, ItemPath, OptionalBody},
     page::List,
     prefer::{Prefer, PreferHeader},
     problem::Refusal,
@@ -46,8 +46,8 @@ async fn list_consumers(
 
 /// Adds a durable pull consumer.
 ///
-/// Finds it when it is there with the same content. It is made on the environment's event stream as soon
-/// as the environment is ready.
+/// Finds it when it is there with the same content. It is made on the environment's event stream, or on
+/// a further one, as soon as the environment is ready.
 #[utoipa::path(
     put, path = "/orgs/{org}/envs/{envType}/consumers/{name}", tag = "consumers",
     params(
@@ -65,7 +65,7 @@ async fn list_consumers(
 )]
 async fn put_consumer(
     State(authority): State<Arc<Authority>>,
-    ConsumerPath(org, env_type, name): ConsumerPath,
+    ItemPath(org, env_type, name): ItemPath,
     caller: Caller,
     prefer: Prefer,
     OptionalBody(request): OptionalBody<NewConsumer>,
@@ -89,7 +89,7 @@ async fn put_consumer(
 )]
 async fn show_consumer(
     State(authority): State<Arc<Authority>>,
-    ConsumerPath(org, env_type, name): ConsumerPath,
+    ItemPath(org, env_type, name): ItemPath,
 ) -> Result<Json<ConsumerView>, Refusal> {
     Ok(Json(authority.consumer(&org, &env_type, &name).await?))
 }
@@ -112,7 +112,7 @@ async fn show_consumer(
 )]
 async fn delete_consumer(
     State(authority): State<Arc<Authority>>,
-    ConsumerPath(org, env_type, name): ConsumerPath,
+    ItemPath(org, env_type, name): ItemPath,
     caller: Caller,
     prefer: Prefer,
 ) -> Result<Response, Refusal> {

@@ -111,10 +111,10 @@ impl<S: Send + Sync> FromRequestParts<S> for EnvPath {
     }
 }
 
-/// `{org}`, `{envType}` and the `{name}` of a consumer
-pub struct ConsumerPath(pub OrgSlug, pub EnvType, pub ItemName);
+/// `{org}`, `{envType}` and the `{name}` of a consumer or a stream
+pub struct ItemPath(pub OrgSlug, pub EnvType, pub ItemName);
 
-impl<S: Send + Sync> FromRequestParts<S> for ConsumerPath {
+impl<S: Send + Sync> FromRequestParts<S> for ItemPath {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {

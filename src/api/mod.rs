@@ -31,6 +31,7 @@ pub mod probes;
 pub mod problem;
 mod request;
 pub mod resolver;
+pub mod streams;
 mod url_resolver;
 
 use std::sync::Arc;
@@ -116,6 +117,7 @@ fn resources() -> OpenApiRouter<ApiState> {
         .merge(organizations::routes())
         .merge(environments::routes())
         .merge(consumers::routes())
+        .merge(streams::routes())
         .merge(credentials::routes())
         .merge(keys::routes())
         .merge(operator::routes())

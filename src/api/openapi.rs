@@ -30,7 +30,8 @@ const BEARER: &str = "bearer";
     tags(
         (name = "organizations", description = "One NATS account each"),
         (name = "environments", description = "Subjects, event stream and KV bucket inside an organization's account"),
-        (name = "consumers", description = "Durable pull consumers of an environment's event stream, made by the authority"),
+        (name = "consumers", description = "Durable pull consumers of an environment's streams, made by the authority"),
+        (name = "streams", description = "Further streams of an environment that copy from its event stream, made by the authority"),
         (name = "credentials", description = "Users with a role in one environment"),
         (name = "keys", description = "Signing keys of organizations"),
         (name = "operator", description = "What servers have to trust"),

@@ -1,11 +1,10 @@
-//! Durable pull consumers of environments: what may be asked for, and what is recorded of it. Strict
+//! Durable pull consumers of environments, on the event stream or a further one: what may be asked for, and what is recorded of it. Strict
 //! roles create nothing in JetStream, so the authority does; the provision task makes and removes
 //! them. Nothing here lets a caller choose where a consumer delivers: it pulls, always.
 
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Actor, Authority, environments::no_environment, organizations::no_organization, requests::NewConsumer};
@@ -13,14 +12,14 @@ use crate::{
     error::{Error, Result},
     jwt::subject,
     model::{
-        ConsumerConfig, ConsumerState, EnvState, EnvType, Environment, ItemName, OrgSlug,
+        ConsumerConfig, EnvState, EnvType, Environment, ItemName, ItemState, OrgSlug,
         size::{format_duration, parse_duration},
         view::ConsumerView,
     },
     store::{
         Tx, audit,
-        consumers::{self, ConsumerRow},
         environments::{self, EnvironmentRow},
+        items::{CONSUMERS, Item, STREAMS},
         organizations,
     },
 };
@@ -61,8 +60,8 @@ impl Authority {
         if row.state == EnvState::Deleting {
             return Err(Error::conflict("environment-deleting", "the environment is being deleted"));
         }
-        if let Some(found) = consumers::find(&mut tx, row.id, name).await? {
-            if found.state == ConsumerState::Deleting {
+        if let Some(found) = CONSUMERS.find(&mut tx, row.id, name).await? {
+            if found.state == ItemState::Deleting {
                 return Err(Error::conflict(
                     "consumer-deleting",
                     "the consumer is being deleted; wait until it is gone and try again",
@@ -76,19 +75,27 @@ impl Authority {
             }
             return Ok((consumer_view(&environment, &found), false));
         }
+        if let Some(stream) = &config.stream {
+            let found = STREAMS.find(&mut tx, row.id, stream).await?;
+            if found.is_none_or(|found| found.state == ItemState::Deleting) {
+                let detail =
+                    format!("the environment has no further stream '{stream}'; add it with PUT …/streams/{stream}");
+                return Err(Error::field("no-stream", "/stream", detail));
+            }
+        }
         let id = self.id();
-        consumers::insert(&mut tx, row.id, id, name, &config, self.now()).await?;
+        CONSUMERS.insert(&mut tx, row.id, id, name, &config, self.now()).await?;
         let event = self.event(
             actor,
             "consumer.create",
             Some(slug),
             target(&environment, name),
-            json!({"stream": environment.stream(), "config": config}),
+            json!({"stream": config.stream_in(&environment), "config": config}),
         );
         audit::record(&mut tx, &event).await?;
         tx.commit().await?;
         self.provision_wanted.notify_one();
-        let made = ConsumerRow { id, name: name.clone(), config, state: ConsumerState::Pending, error: None };
+        let made = Item { id, name: name.clone(), config, state: ItemState::Pending, error: None, made: false };
         Ok((consumer_view(&environment, &made), true))
     }
 
@@ -103,14 +110,14 @@ impl Authority {
         let environment = Environment::new(slug.clone(), env_type.clone());
         let mut tx = self.store.begin().await?;
         let row = lock_environment(&mut tx, slug, env_type).await?;
-        let mut found = consumers::find(&mut tx, row.id, name).await?.ok_or_else(|| no_consumer(&environment, name))?;
-        if found.state != ConsumerState::Deleting {
-            consumers::start_deletion(&mut tx, found.id, self.now()).await?;
+        let mut found = CONSUMERS.find(&mut tx, row.id, name).await?.ok_or_else(|| no_consumer(&environment, name))?;
+        if found.state != ItemState::Deleting {
+            CONSUMERS.start_deletion(&mut tx, found.id, self.now()).await?;
             let event = self.event(actor, "consumer.delete", Some(slug), target(&environment, name), json!({}));
             audit::record(&mut tx, &event).await?;
             tx.commit().await?;
             self.provision_wanted.notify_one();
-            found.state = ConsumerState::Deleting;
+            found.state = ItemState::Deleting;
             found.error = None;
         }
         Ok(consumer_view(&environment, &found))
@@ -120,14 +127,14 @@ impl Authority {
     pub async fn consumer(&self, slug: &OrgSlug, env_type: &EnvType, name: &ItemName) -> Result<ConsumerView> {
         let environment = Environment::new(slug.clone(), env_type.clone());
         let id = self.environment_id(slug, env_type).await?;
-        let row = self.store.consumer(id, name).await?.ok_or_else(|| no_consumer(&environment, name))?;
+        let row = CONSUMERS.one(&self.store, id, name).await?.ok_or_else(|| no_consumer(&environment, name))?;
         Ok(consumer_view(&environment, &row))
     }
 
     /// The consumers of an environment.
     pub async fn consumers(&self, slug: &OrgSlug, env_type: &EnvType) -> Result<Vec<ConsumerView>> {
         let environment = Environment::new(slug.clone(), env_type.clone());
-        let rows = self.store.consumers(self.environment_id(slug, env_type).await?).await?;
+        let rows = CONSUMERS.of(&self.store, self.environment_id(slug, env_type).await?).await?;
         Ok(rows.iter().map(|row| consumer_view(&environment, row)).collect())
     }
 
@@ -139,34 +146,13 @@ impl Authority {
         env_type: &EnvType,
         name: &ItemName,
         timeout: Duration,
-        mut view: ConsumerView,
+        view: ConsumerView,
     ) -> Result<ConsumerView> {
-        if timeout.is_zero() {
-            return Ok(view);
-        }
-        let account = self.require_organization(slug).await?.account;
-        // Before the first look: what happens between the look and the wait is not missed.
-        let mut progress = self.progress();
-        let deadline = Instant::now() + timeout;
-        loop {
-            match self.consumer(slug, env_type, name).await {
-                Ok(now) => view = now,
-                // Gone, alone or with its environment or organization.
-                Err(error) if error.kind() == crate::error::Kind::NotFound => {
-                    view.state = ConsumerState::Deleted;
-                    view.error = None;
-                }
-                Err(error) => return Err(error),
-            }
-            let settled = matches!(view.state, ConsumerState::Ready | ConsumerState::Deleted);
-            if settled || Instant::now() >= deadline {
-                return Ok(view);
-            }
-            super::wait::next_look(&mut progress, account, deadline).await;
-        }
+        let look = || self.consumer(slug, env_type, name);
+        self.wait_item(slug, timeout, view, look, |view| (&mut view.state, &mut view.error)).await
     }
 
-    async fn environment_id(&self, slug: &OrgSlug, env_type: &EnvType) -> Result<Uuid> {
+    pub(super) async fn environment_id(&self, slug: &OrgSlug, env_type: &EnvType) -> Result<Uuid> {
         let org = self.require_organization(slug).await?;
         let rows = self.store.environments(&[org.id]).await?.remove(&org.id).unwrap_or_default();
         let row = rows.into_iter().find(|row| row.env_type == *env_type);
@@ -175,7 +161,7 @@ impl Authority {
 }
 
 /// An environment of an active organization, which nobody else changes until the transaction ends.
-async fn lock_environment(tx: &mut Tx, slug: &OrgSlug, env_type: &EnvType) -> Result<EnvironmentRow> {
+pub(super) async fn lock_environment(tx: &mut Tx, slug: &OrgSlug, env_type: &EnvType) -> Result<EnvironmentRow> {
     let org = organizations::lock(tx, slug).await?.ok_or_else(|| no_organization(slug))?;
     org.state.require_active()?;
     let rows = environments::of(tx, org.id).await?;
@@ -191,7 +177,9 @@ fn config(environment: &Environment, request: &NewConsumer) -> Result<ConsumerCo
     if ack_wait_seconds > MAX_ACK_WAIT {
         return Err(Error::field("invalid-duration", "/ackWait", "a consumer waits at most 24h"));
     }
+    let stream = request.stream.as_deref().map(str::parse::<ItemName>).transpose();
     Ok(ConsumerConfig {
+        stream: stream.map_err(|error| Error::field(error.code(), "/stream", error.to_string()))?,
         filter_subjects: filters(environment, &request.filter_subjects)?,
         ack_wait_seconds,
         max_deliver: request.max_deliver.map(|count| bounded("/maxDeliver", count)).transpose()?,
@@ -200,9 +188,9 @@ fn config(environment: &Environment, request: &NewConsumer) -> Result<ConsumerCo
     })
 }
 
-fn filters(environment: &Environment, asked: &[String]) -> Result<Vec<String>> {
+pub(super) fn filters(environment: &Environment, asked: &[String]) -> Result<Vec<String>> {
     if asked.len() > MAX_FILTERS {
-        return Err(invalid_filter("", format!("a consumer has at most {MAX_FILTERS} filter subjects")));
+        return Err(invalid_filter("", format!("there are at most {MAX_FILTERS} filter subjects")));
     }
     let territory = environment.subjects();
     for (index, filter) in asked.iter().enumerate() {
@@ -230,21 +218,21 @@ fn invalid_filter(at: &str, detail: String) -> Error {
     Error::field("invalid-filter", format!("/filterSubjects{at}"), detail)
 }
 
-fn bounded(pointer: &str, count: i64) -> Result<i64> {
+pub(super) fn bounded(pointer: &str, count: i64) -> Result<i64> {
     if (1..=MAX_COUNT).contains(&count) {
         return Ok(count);
     }
     Err(Error::field("invalid-count", pointer, format!("this is a number from 1 to {MAX_COUNT}")))
 }
 
-fn target(environment: &Environment, name: &ItemName) -> String {
+pub(super) fn target(environment: &Environment, name: &ItemName) -> String {
     format!("{}/{name}", environment.name())
 }
 
-fn consumer_view(environment: &Environment, row: &ConsumerRow) -> ConsumerView {
+fn consumer_view(environment: &Environment, row: &Item<ConsumerConfig>) -> ConsumerView {
     ConsumerView {
         name: row.name.to_string(),
-        stream: environment.stream(),
+        stream: row.config.stream_in(environment),
         filter_subjects: row.config.filter_subjects.clone(),
         ack_wait: format_duration(row.config.ack_wait_seconds),
         max_deliver: row.config.max_deliver,

@@ -12,8 +12,9 @@ use crate::{
     error::{Error, Result},
     model::{EnvState, EnvType, Environment, OrgSlug, Organization, view::EnvironmentView},
     store::{
-        Connection, audit, consumers,
+        Connection, audit,
         environments::{self, EnvironmentRow},
+        items::CONSUMERS,
         keys::{self, KeyScope, NewAccountKey},
     },
 };
@@ -95,7 +96,7 @@ impl Authority {
             .ok_or_else(|| no_environment(slug, env_type))?;
         if row.state != EnvState::Deleting {
             environments::start_deletion(work.rows(), row.id, self.now()).await?;
-            consumers::abandon(work.rows(), row.id).await?;
+            CONSUMERS.abandon(work.rows(), row.id).await?;
             keys::retire_environment(work.rows(), row.id).await?;
             let environment = Environment::new(slug.clone(), env_type.clone());
             let event = self.event(actor, "environment.delete", Some(slug), environment.name(), json!({}));

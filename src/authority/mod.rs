@@ -32,6 +32,7 @@ mod revoke;
 mod rotation;
 pub mod server_config;
 mod standing;
+mod streams;
 mod wait;
 mod work;
 

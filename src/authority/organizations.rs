@@ -15,7 +15,8 @@ use crate::{
     nkey::{self, KeyPair},
     policy::{Policies, Promise, promise_of},
     store::{
-        Connection, accounts, audit, consumers, environments,
+        Connection, accounts, audit, environments,
+        items::{CONSUMERS, STREAMS},
         keys::{self, KeyScope, NewAccountKey},
         organizations::{self, Bytes},
         page::Page,
@@ -154,7 +155,8 @@ impl Authority {
         let purge = matches!(what, Transform::Delete { purge: true });
         organizations::update(work.rows(), &org, promise, purge).await?;
         if org.state == OrgState::Deleting {
-            consumers::abandon_all(work.rows(), org.id).await?;
+            CONSUMERS.abandon_all(work.rows(), org.id).await?;
+            STREAMS.abandon_all(work.rows(), org.id).await?;
             environments::abandon(work.rows(), org.id).await?;
             accounts::bury(work.rows(), org.account).await?;
         }

@@ -63,8 +63,15 @@ impl Authority {
         .await
     }
 
-    /// A user that may make and remove the stream and the bucket of one environment, and nothing else.
-    pub async fn provisioner(&self, org: &OrgSlug, env_type: &EnvType, account: PublicKey<Account>) -> Result<OwnUser> {
+    /// A user that may make and remove the stream and the bucket of one environment, remove its `further`
+    /// streams, and nothing else.
+    pub async fn provisioner(
+        &self,
+        org: &OrgSlug,
+        env_type: &EnvType,
+        account: PublicKey<Account>,
+        further: &[String],
+    ) -> Result<OwnUser> {
         let environment = Environment::new(org.clone(), env_type.clone());
         let stream = environment.stream();
         let bucket = format!("KV_{}", environment.bucket());
@@ -74,32 +81,19 @@ impl Authority {
                 allow.push(format!("$JS.API.STREAM.{verb}.{stream}"));
             }
         }
-        let permissions = Permissions {
-            publish: Permission { allow, deny: Vec::new() },
-            // Its own inbox is added with its key.
-            ..Permissions::default()
-        };
-        self.own_user(
-            &Actor::task("provision"),
-            "provisioner.mint",
-            Some(org),
-            account,
-            "nats-authority",
-            permissions,
-            PROVISIONER_LIFE,
-        )
-        .await
+        allow.extend(further.iter().map(|stream| format!("$JS.API.STREAM.DELETE.{stream}")));
+        self.item_provisioner(org, account, allow).await
     }
 
-    /// A user that may make or remove one consumer, which is one request, and nothing else.
-    pub async fn consumer_provisioner(
+    /// A user that may publish these requests, which make or remove one thing, and nothing else.
+    pub async fn item_provisioner(
         &self,
         org: &OrgSlug,
         account: PublicKey<Account>,
-        subject: String,
+        requests: Vec<String>,
     ) -> Result<OwnUser> {
         let permissions = Permissions {
-            publish: Permission { allow: vec![subject], deny: Vec::new() },
+            publish: Permission { allow: requests, deny: Vec::new() },
             // Its own inbox is added with its key.
             ..Permissions::default()
         };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::model::{
-    DeliverPolicy, TimeWindow,
+    DeliverPolicy, Retention, TimeWindow,
     view::{PermissionView, PermissionsView},
 };
 
@@ -51,6 +51,10 @@ pub struct ChangeOrganization {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewConsumer {
+    /// The further stream that it reads; the event stream when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "jobs")]
+    pub stream: Option<String>,
     /// Subjects that it delivers, all inside the environment and apart from each other; all of the
     /// environment when absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -71,6 +75,31 @@ pub struct NewConsumer {
     /// Where it begins; `all` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliver_policy: Option<DeliverPolicy>,
+}
+
+/// Adds a further stream to an environment. It copies from the event stream.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewStream {
+    /// Subjects that it copies, all inside the environment and apart from each other; all of the
+    /// environment when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["ws.acme-prod.jobs.>"]))]
+    pub filter_subjects: Vec<String>,
+    /// Its size, each replica; it counts against the organization's plan.
+    #[schema(example = "16MiB")]
+    pub max_bytes: String,
+    /// How long it keeps a message; as long as there is room when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "7d")]
+    pub max_age: Option<String>,
+    /// How many messages of one subject it keeps; as many as there is room for when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub max_messages_per_subject: Option<i64>,
+    /// When messages go; `limits` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
 }
 
 /// Why something is done.

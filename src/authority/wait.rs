@@ -10,9 +10,9 @@ use tokio::{
 
 use super::Authority;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     model::{
-        EnvState, OrgSlug, OrgState,
+        EnvState, ItemState, OrgSlug, OrgState,
         view::{Convergence, OrganizationView},
     },
     nkey::{Account, PublicKey},
@@ -40,6 +40,48 @@ impl Authority {
                 return Ok(view);
             }
             let account = view.account_id.parse().map_err(|_| Error::internal("a view with an unreadable account"))?;
+            next_look(&mut progress, account, deadline).await;
+        }
+    }
+}
+
+impl Authority {
+    /// Waits until a consumer or a stream is made, or is gone; `look` finds it, `parts` are its state and its
+    /// error. Returns what is the case then or after `timeout`.
+    pub(super) async fn wait_item<V, F>(
+        &self,
+        slug: &OrgSlug,
+        timeout: Duration,
+        mut view: V,
+        look: impl Fn() -> F + Send,
+        parts: impl Fn(&mut V) -> (&mut ItemState, &mut Option<String>) + Send,
+    ) -> Result<V>
+    where
+        V: Send,
+        F: Future<Output = Result<V>> + Send,
+    {
+        if timeout.is_zero() {
+            return Ok(view);
+        }
+        let account = self.require_organization(slug).await?.account;
+        // Before the first look: what happens between the look and the wait is not missed.
+        let mut progress = self.progress();
+        let deadline = Instant::now() + timeout;
+        loop {
+            match look().await {
+                Ok(now) => view = now,
+                // Gone, alone or with its environment or organization.
+                Err(error) if error.kind() == Kind::NotFound => {
+                    let (state, words) = parts(&mut view);
+                    *state = ItemState::Deleted;
+                    *words = None;
+                }
+                Err(error) => return Err(error),
+            }
+            let settled = matches!(parts(&mut view).0, ItemState::Ready | ItemState::Deleted);
+            if settled || Instant::now() >= deadline {
+                return Ok(view);
+            }
             next_look(&mut progress, account, deadline).await;
         }
     }

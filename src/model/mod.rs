@@ -3,9 +3,9 @@
 
 pub mod audit;
 pub mod caller;
-pub mod consumer;
 pub mod credential;
 pub mod ids;
+pub mod item;
 pub mod names;
 pub mod organization;
 pub mod preview;
@@ -13,7 +13,7 @@ pub mod size;
 pub mod view;
 
 pub use caller::CallerRole;
-pub use consumer::{ConsumerConfig, ConsumerState, DeliverPolicy};
 pub use credential::{Credential, CredentialState, Reach, TimeWindow};
+pub use item::{ConsumerConfig, DeliverPolicy, ItemState, Retention, StreamConfig};
 pub use names::{EnvType, Environment, ItemName, NameRules, OrgSlug};
 pub use organization::{EnvState, OrgState, Organization};

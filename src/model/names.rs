@@ -140,6 +140,11 @@ impl Environment {
         format!("ws-{}-events", self.name())
     }
 
+    /// A further stream, `ws-{org}-{env_type}-{name}`.
+    pub fn further_stream(&self, name: &ItemName) -> String {
+        format!("ws-{}-{name}", self.name())
+    }
+
     /// The KV bucket, `ws-{org}-{env_type}-state`.
     pub fn bucket(&self) -> String {
         format!("ws-{}-state", self.name())

@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    consumer::{ConsumerState, DeliverPolicy},
     credential::{CredentialState, Reach, TimeWindow},
+    item::{DeliverPolicy, ItemState, Retention},
     organization::{EnvState, OrgState},
 };
 
@@ -72,7 +72,7 @@ pub struct ConsumerView {
     /// Its name, also in JetStream.
     #[schema(example = "orders")]
     pub name: String,
-    /// The event stream that it reads.
+    /// The stream that it reads, in JetStream.
     #[schema(example = "ws-acme-prod-events")]
     pub stream: String,
     /// Subjects that it delivers, sorted; empty: all of the environment.
@@ -88,7 +88,38 @@ pub struct ConsumerView {
     /// Where it begins.
     pub deliver_policy: DeliverPolicy,
     /// State.
-    pub state: ConsumerState,
+    pub state: ItemState,
+    /// Why making or removing it failed last, in the server's words.
+    pub error: Option<String>,
+}
+
+/// A further stream of an environment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamView {
+    /// Its name.
+    #[schema(example = "jobs")]
+    pub name: String,
+    /// Its name in JetStream.
+    #[schema(example = "ws-acme-prod-jobs")]
+    pub stream: String,
+    /// The event stream that it copies from.
+    #[schema(example = "ws-acme-prod-events")]
+    pub source: String,
+    /// Subjects that it copies, sorted; empty: all of the environment.
+    #[schema(example = json!(["ws.acme-prod.jobs.>"]))]
+    pub filter_subjects: Vec<String>,
+    /// Its size, bytes a replica.
+    pub max_bytes: i64,
+    /// How long it keeps a message; null: as long as there is room.
+    #[schema(example = "7d")]
+    pub max_age: Option<String>,
+    /// How many messages of one subject it keeps; null: as many as there is room for.
+    pub max_messages_per_subject: Option<i64>,
+    /// When messages go.
+    pub retention: Retention,
+    /// State.
+    pub state: ItemState,
     /// Why making or removing it failed last, in the server's words.
     pub error: Option<String>,
 }

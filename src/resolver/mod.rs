@@ -30,6 +30,7 @@ pub mod connection;
 pub mod delete;
 pub mod gather;
 pub mod inspect;
+pub mod items;
 pub mod jetstream;
 pub mod members;
 pub mod mux;

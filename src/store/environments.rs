@@ -6,12 +6,18 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Store, parse};
+use super::{
+    Store,
+    due::{Due, due},
+    parse,
+};
 use crate::{
     error::{Error, Result},
     model::{EnvState, EnvType, OrgSlug},
     nkey::{Account, PublicKey},
 };
+
+const DUE: Due = due!("environments", "");
 
 /// An environment.
 #[derive(Clone, Debug)]
@@ -91,12 +97,7 @@ pub async fn of(connection: &mut PgConnection, org: Uuid) -> Result<Vec<Environm
 
 /// Starts the deletion of an environment.
 pub async fn start_deletion(connection: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query("UPDATE environments SET state = 'deleting', due_at = $2, attempts = 0, error = NULL WHERE id = $1")
-        .bind(id)
-        .bind(now)
-        .execute(connection)
-        .await?;
-    Ok(())
+    DUE.start_deletion(connection, id, now).await
 }
 
 /// Nothing more is to be done for the environments of an organization whose account goes.
@@ -163,28 +164,20 @@ impl Store {
             .collect()
     }
 
-    /// Stream and bucket are as `worked_on` wanted them: pending becomes ready, deleting deleted. Nothing
-    /// happens when the state has changed meanwhile: it is due again for what it wants now.
-    pub async fn environment_done(&self, id: Uuid, worked_on: EnvState) -> Result<()> {
-        sqlx::query(
-            "UPDATE environments SET state = CASE state WHEN 'pending' THEN 'ready' WHEN 'deleting' THEN 'deleted' ELSE state END,
-                 due_at = NULL, attempts = 0, error = NULL WHERE id = $1 AND state = $2",
-        )
-        .bind(id)
-        .bind(worked_on.as_str())
-        .execute(self.pool())
-        .await?;
-        Ok(())
+    /// Stream and bucket are as `worked_on` wanted them. False: something else is wanted meanwhile.
+    pub async fn environment_done(&self, id: Uuid, worked_on: EnvState) -> Result<bool> {
+        DUE.done(self, id, worked_on.as_str()).await
     }
 
-    /// The attempt failed with these words; look again at `again_at`.
-    pub async fn environment_failed(&self, id: Uuid, error: &str, again_at: DateTime<Utc>) -> Result<()> {
-        sqlx::query("UPDATE environments SET error = $2, due_at = $3 WHERE id = $1 AND due_at IS NOT NULL")
-            .bind(id)
-            .bind(error)
-            .bind(again_at)
-            .execute(self.pool())
-            .await?;
-        Ok(())
+    /// The attempt failed with these words; look again at `again_at`. Nothing happens when something else is
+    /// wanted meanwhile.
+    pub async fn environment_failed(
+        &self,
+        id: Uuid,
+        worked_on: EnvState,
+        error: &str,
+        again_at: DateTime<Utc>,
+    ) -> Result<()> {
+        DUE.failed(self, id, worked_on.as_str(), error, again_at).await
     }
 }

@@ -5,10 +5,10 @@
 mod audit;
 mod claims;
 mod connect;
-mod consumers;
 mod expire;
 pub mod forecast;
 mod forget;
+mod items;
 mod platform;
 mod provision;
 mod publish_audit;

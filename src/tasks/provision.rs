@@ -1,5 +1,5 @@
 //! Makes the event stream and the KV bucket of each new environment in its organization's account,
-//! and removes them with it; then `consumers` makes what reads the stream. Connects for each as a user
+//! and removes them with it; then `items` makes further streams and consumers. Connects for each as a user
 //! that may do just that and lives two minutes.
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{TICK, backoff, consumers, nudged};
+use super::{TICK, backoff, items, nudged};
 use crate::{
     authority::Authority,
     error::Result,
@@ -16,7 +16,7 @@ use crate::{
         SystemResolver, UserCredential,
         jetstream::{self, EnvironmentStreams},
     },
-    store::environments::DueEnvironment,
+    store::{environments::DueEnvironment, items::STREAMS},
 };
 
 /// How many environments are claimed, and worked on, at a time.
@@ -55,7 +55,7 @@ impl Provision {
             return Ok(0);
         }
         let environments = self.provision_due().await?;
-        Ok(environments + consumers::provision_due(&self.authority, &self.resolver).await?)
+        Ok(environments + items::provision_due(&self.authority, &self.resolver, self.replicas()).await?)
     }
 
     async fn provision_due(&self) -> Result<usize> {
@@ -72,36 +72,46 @@ impl Provision {
     async fn one(&self, due: DueEnvironment) -> Result<()> {
         let store = self.authority.store();
         match self.work(&due).await {
-            Ok(()) => store.environment_done(due.id, due.state).await?,
+            Ok(()) => drop(store.environment_done(due.id, due.state).await?),
             Err(error) => {
                 let cause = error.internal_report();
                 tracing::warn!(%error, cause, environment = %Environment::new(due.org.clone(), due.env_type.clone()).name(), "provision");
                 let again_at = self.authority.now() + backoff(due.attempts);
-                store.environment_failed(due.id, &error.to_string(), again_at).await?;
+                store.environment_failed(due.id, due.state, &error.to_string(), again_at).await?;
             }
         }
         self.authority.announce(due.account);
         Ok(())
     }
 
+    /// How often things are stored.
+    fn replicas(&self) -> usize {
+        self.replicas.unwrap_or(if self.authority.standing().jetstream_servers() >= 3 { 3 } else { 1 })
+    }
+
     async fn work(&self, due: &DueEnvironment) -> Result<()> {
         let environment = Environment::new(due.org.clone(), due.env_type.clone());
         let sizes = self.authority.policies().plan(&due.plan)?.environment;
-        let servers = self.authority.standing().jetstream_servers();
+        let store = self.authority.store();
+        let deletes = due.state == EnvState::Deleting;
+        let further = if deletes { STREAMS.of(store, due.id).await? } else { Vec::new() };
+        let further: Vec<_> = further.iter().map(|stream| environment.further_stream(&stream.name)).collect();
         let streams = EnvironmentStreams {
             event_stream: environment.stream(),
             subjects: environment.subjects(),
             event_bytes: sizes.event_stream_max_bytes,
             bucket: environment.bucket(),
             bucket_bytes: sizes.kv_bucket_max_bytes,
-            replicas: self.replicas.unwrap_or(if servers >= 3 { 3 } else { 1 }),
+            replicas: self.replicas(),
+            further,
         };
-        let user = self.authority.provisioner(&due.org, &due.env_type, due.account).await?;
+        let user = self.authority.provisioner(&due.org, &due.env_type, due.account, &streams.further).await?;
         let expires_at = chrono::DateTime::from_timestamp(user.expires_at, 0).unwrap_or_default();
         let credential = UserCredential { jwt: user.jwt, key: user.key, expires_at };
         let client = self.resolver.connection().connect_as(credential).await?;
-        if due.state == EnvState::Deleting {
-            jetstream::remove(client, &streams).await
+        if deletes {
+            jetstream::remove(client, &streams).await?;
+            STREAMS.abandon_alone(store, due.id).await
         } else {
             jetstream::make(client, &streams).await
         }

@@ -111,6 +111,16 @@ async fn consumers_are_made_again_reported_and_removed() {
     assert_eq!(http.get(own).await.1["state"], "pending");
     let kept: PullConsumer = admin.get_consumer_from_stream("own", PROD).await.unwrap();
     assert_eq!(kept.cached_info().config.max_deliver, 3);
+    // Nor does it go with what was asked for and never made.
+    let (status, view) = http.send_and_wait(Method::DELETE, own, None).await;
+    assert_eq!((status, &view["state"]), (202, &json!("deleted")), "{view}");
+    admin.get_consumer_from_stream::<pull::Config, _, _>("own", PROD).await.unwrap();
+    // What was made goes, also when the process ended before it could say so.
+    let made = "/api/v1/orgs/acme/envs/prod/consumers/made";
+    assert_eq!(put(&http, "prod", "made", json!({})).await.1["state"], "ready");
+    sqlx::query("UPDATE consumers SET made = false WHERE name = 'made'").execute(&pool).await.unwrap();
+    assert_eq!(http.send_and_wait(Method::DELETE, made, None).await.1["state"], "deleted");
+    assert!(admin.get_consumer_from_stream::<pull::Config, _, _>("made", PROD).await.is_err());
 
     let (status, view) = http.send_and_wait(Method::DELETE, path, None).await;
     assert_eq!((status, &view["state"]), (202, &json!("deleted")), "{view}");

@@ -28,6 +28,7 @@ mod rotation;
 mod secrets;
 mod simulation;
 mod start_up;
+mod streams;
 mod support;
 mod tls;
 mod url_resolver;

@@ -12,7 +12,7 @@ use crate::{
     api::page::List,
     authority::requests::NewConsumer,
     cli::output::{fields, table},
-    model::{ConsumerState, DeliverPolicy, view::ConsumerView},
+    model::{DeliverPolicy, ItemState, view::ConsumerView},
 };
 
 /// What can be done with consumers.
@@ -49,6 +49,9 @@ pub struct Place {
 pub struct AddArgs {
     #[command(flatten)]
     place: Place,
+    /// Further stream that it reads [default: the event stream].
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
     /// Subject that it delivers, such as `ws.acme-prod.orders.>`; may be repeated. Without: all.
     #[arg(long = "filter", value_name = "SUBJECT")]
     filters: Vec<String>,
@@ -99,6 +102,7 @@ pub(super) async fn run(command: ConsumerCommand, client: &Client) -> Outcome<()
         ConsumerCommand::Add(args) => {
             let place = args.place;
             let request = NewConsumer {
+                stream: args.stream,
                 filter_subjects: args.filters,
                 ack_wait: args.ack_wait,
                 max_deliver: args.max_deliver,
@@ -106,7 +110,7 @@ pub(super) async fn run(command: ConsumerCommand, client: &Client) -> Outcome<()
                 deliver_policy: args.deliver.map(Into::into),
             };
             let answer = client.change(Method::PUT, &place.path(), &[], Some(&request)).await?;
-            changed(client, &answer, &place, ConsumerState::Ready)
+            changed(client, &answer, &place, ItemState::Ready)
         }
         ConsumerCommand::List { org, env_type } => {
             let answer = client.get(&["orgs", &org, "envs", &env_type, "consumers"], &[]).await?;
@@ -120,12 +124,12 @@ pub(super) async fn run(command: ConsumerCommand, client: &Client) -> Outcome<()
         }
         ConsumerCommand::Remove(place) => {
             let answer = client.change(Method::DELETE, &place.path(), &[], None::<&()>).await?;
-            changed(client, &answer, &place, ConsumerState::Deleted)
+            changed(client, &answer, &place, ItemState::Deleted)
         }
     }
 }
 
-fn changed(client: &Client, answer: &Answer, place: &Place, wanted: ConsumerState) -> Outcome<()> {
+fn changed(client: &Client, answer: &Answer, place: &Place, wanted: ItemState) -> Outcome<()> {
     client.print(answer, details)?;
     let view: ConsumerView = answer.read()?;
     let why = view.error.as_deref().unwrap_or("it is not finished");
@@ -138,6 +142,7 @@ fn rows(consumers: &[ConsumerView]) -> String {
         [
             consumer.name.clone(),
             consumer.state.as_str().to_owned(),
+            consumer.stream.clone(),
             filters(consumer),
             name_of(&consumer.deliver_policy),
             consumer.ack_wait.clone(),
@@ -146,7 +151,10 @@ fn rows(consumers: &[ConsumerView]) -> String {
             consumer.error.clone().unwrap_or_default(),
         ]
     });
-    table(["CONSUMER", "STATE", "FILTERS", "DELIVER", "ACK WAIT", "MAX DELIVER", "MAX PENDING", "ERROR"], rows)
+    table(
+        ["CONSUMER", "STATE", "STREAM", "FILTERS", "DELIVER", "ACK WAIT", "MAX DELIVER", "MAX PENDING", "ERROR"],
+        rows,
+    )
 }
 
 fn details(consumer: &ConsumerView) -> String {

@@ -15,6 +15,7 @@ mod policy;
 mod preview;
 mod resolver;
 mod secret_file;
+mod stream;
 
 use std::path::PathBuf;
 
@@ -71,6 +72,9 @@ pub enum RemoteCommand {
     /// Durable pull consumers of environments.
     #[command(subcommand)]
     Consumer(consumer::ConsumerCommand),
+    /// Further streams of environments, which copy from the event stream.
+    #[command(subcommand)]
+    Stream(stream::StreamCommand),
     /// Credentials: issue, look up, revoke.
     #[command(subcommand)]
     Cred(cred::CredCommand),
@@ -147,6 +151,7 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
         RemoteCommand::Org(command) => org::run(command, &client).await?,
         RemoteCommand::Env(command) => env::run(command, &client).await?,
         RemoteCommand::Consumer(command) => consumer::run(command, &client).await?,
+        RemoteCommand::Stream(command) => stream::run(command, &client).await?,
         RemoteCommand::Cred(command) => cred::run(command, &client).await?,
         RemoteCommand::Key(command) => key::run(command, &client).await?,
         RemoteCommand::Operator(command) => operator::run(command, &client).await?,

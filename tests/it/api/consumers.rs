@@ -1,6 +1,9 @@
 //! Consumers in the ledger: what is refused, found, recorded, and goes with what.
 
-use nats_authority::model::{ConsumerState, EnvState};
+use nats_authority::{
+    model::{EnvState, ItemState},
+    store::items,
+};
 use serde_json::{Value, json};
 
 use super::Api;
@@ -14,9 +17,9 @@ async fn put(api: &Api, name: &str, body: Value) -> super::Answer {
 /// Does what the provision task does when JetStream did all it was asked for.
 async fn provision(api: &Api) -> usize {
     let authority = &api.ledger.authority;
-    let due = authority.store().claim_due_consumers(100, 60, authority.now()).await.unwrap();
+    let due = items::CONSUMERS.claim_due(authority.store(), 100, 60, authority.now()).await.unwrap();
     for consumer in &due {
-        authority.store().consumer_done(consumer.row.id, consumer.row.state).await.unwrap();
+        items::CONSUMERS.done(authority.store(), consumer.row.id, consumer.row.state).await.unwrap();
     }
     due.len()
 }
@@ -148,17 +151,17 @@ async fn what_was_worked_on_is_what_is_done() {
     put(&api, "orders", json!({})).await.ok(201);
     let authority = &api.ledger.authority;
     let store = authority.store();
-    let claimed = store.claim_due_consumers(10, 60, authority.now()).await.unwrap();
-    assert!(store.claim_due_consumers(10, 60, authority.now()).await.unwrap().is_empty(), "it is leased");
+    let claimed = items::CONSUMERS.claim_due(store, 10, 60, authority.now()).await.unwrap();
+    assert!(items::CONSUMERS.claim_due(store, 10, 60, authority.now()).await.unwrap().is_empty(), "it is leased");
     let id = claimed[0].row.id;
-    store.consumer_failed(id, ConsumerState::Pending, "no room", authority.now()).await.unwrap();
+    items::CONSUMERS.failed(store, id, ItemState::Pending, "no room", authority.now()).await.unwrap();
     let path = format!("{CONSUMERS}/orders");
     assert_eq!(api.get(&path).await.ok(200)["error"], "no room");
     // It is deleted while somebody makes it: what that one reports changes nothing.
     assert_eq!(api.call("DELETE", &path).await.ok(202)["error"], Value::Null);
-    store.consumer_done(id, ConsumerState::Pending).await.unwrap();
+    assert!(!items::CONSUMERS.done(store, id, ItemState::Pending).await.unwrap());
     let later = authority.now() + chrono::TimeDelta::hours(1);
-    store.consumer_failed(id, ConsumerState::Pending, "no room", later).await.unwrap();
+    items::CONSUMERS.failed(store, id, ItemState::Pending, "no room", later).await.unwrap();
     let view = api.get(&path).await.ok(200);
     assert_eq!((&view["state"], &view["error"]), (&json!("deleting"), &Value::Null));
     assert_eq!(provision(&api).await, 1, "the removal is due");

@@ -66,6 +66,8 @@ async fn the_document_is_whole() {
         "/api/v1/orgs/{org}/envs/{envType}/consumers/{name}",
         "/api/v1/orgs/{org}/envs/{envType}/credentials",
         "/api/v1/orgs/{org}/envs/{envType}/credentials/batch",
+        "/api/v1/orgs/{org}/envs/{envType}/streams",
+        "/api/v1/orgs/{org}/envs/{envType}/streams/{name}",
         "/api/v1/orgs/{org}/keys",
         "/api/v1/orgs/{org}/resume",
         "/api/v1/orgs/{org}/suspend",
