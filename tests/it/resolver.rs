@@ -41,16 +41,16 @@ fn vectors() -> Value {
 }
 
 /// A key pair of the vectors.
-fn key<R: Role>(name: &str) -> KeyPair<R> {
+pub fn key<R: Role>(name: &str) -> KeyPair<R> {
     Seed::parse(vectors()["keys"][name]["seed"].as_str().unwrap()).unwrap().key_pair()
 }
 
-fn generate<R: Role>() -> KeyPair<R> {
+pub fn generate<R: Role>() -> KeyPair<R> {
     Seed::generate(&SystemEntropy::new()).key_pair()
 }
 
 /// A token signed by hand: these tests stand below everything that issues.
-fn sign<R: Role>(issuer: &KeyPair<R>, mut claims: Value) -> String {
+pub fn sign<R: Role>(issuer: &KeyPair<R>, mut claims: Value) -> String {
     claims["iss"] = json!(issuer.public());
     let body = format!("{}.{}", B64.encode(HEADER), B64.encode(claims.to_string()));
     format!("{body}.{}", B64.encode(issuer.sign(body.as_bytes())))
@@ -65,7 +65,7 @@ fn account<R: Role>(issuer: &KeyPair<R>, subject: &impl ToString, iat: i64) -> S
     sign(issuer, json!({"jti": format!("{iat}"), "iat": iat, "name": "test", "sub": subject.to_string(), "nats": nats}))
 }
 
-fn user(account: PublicKey<Account>, life: TimeDelta) -> UserCredential {
+pub fn user(account: PublicKey<Account>, life: TimeDelta) -> UserCredential {
     let key = generate::<User>();
     let expires_at = SystemClock.now() + life;
     let nats = json!({"pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2,
@@ -75,12 +75,12 @@ fn user(account: PublicKey<Account>, life: TimeDelta) -> UserCredential {
     UserCredential { jwt: sign(&self::key::<Account>("account_signing"), claims), key, expires_at }
 }
 
-fn system_account() -> PublicKey<Account> {
+pub fn system_account() -> PublicKey<Account> {
     key::<Account>("system_account").public()
 }
 
 /// The operator that the official library made: a strict one.
-fn trust() -> Trust {
+pub fn trust() -> Trust {
     let vectors = vectors();
     let operator = vectors["vectors"].as_array().unwrap().iter().find(|vector| vector["name"] == "operator full");
     Trust {
@@ -90,7 +90,7 @@ fn trust() -> Trust {
     }
 }
 
-fn operator_key() -> KeyPair<Operator> {
+pub fn operator_key() -> KeyPair<Operator> {
     key("operator_signing")
 }
 

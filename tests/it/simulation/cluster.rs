@@ -172,7 +172,7 @@ impl State {
         }
     }
 
-    fn remove(&mut self, node: usize, key: Key) {
+    pub fn remove(&mut self, node: usize, key: Key) {
         let node = &mut self.nodes[node];
         if node.files.remove(&key).is_some() {
             node.index.remove(&key);

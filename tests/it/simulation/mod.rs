@@ -10,6 +10,7 @@
 mod cluster;
 mod driver;
 mod ledger;
+mod real;
 
 use driver::{Bug, Event, run, schedule};
 
