@@ -34,6 +34,7 @@ pub struct Service {
     pub authority: Arc<Authority>,
     /// The way to the servers.
     pub resolver: Arc<SystemResolver>,
+    policies: Option<std::path::PathBuf>,
     stop: CancellationToken,
     tasks: TaskTracker,
     server: axum_server::Handle<SocketAddr>,
@@ -82,7 +83,20 @@ impl Service {
             write_url(file, &url)?;
         }
         tracing::info!(%url, "listening");
-        Ok(Self { url, authority, resolver, stop, tasks: tracker, server })
+        Ok(Self { url, authority, resolver, policies: config.policies.clone(), stop, tasks: tracker, server })
+    }
+
+    /// Reads plans and roles again. When they cannot be taken the old ones stay in force, and it is said
+    /// why in the log, a metric and `GET /api/v1/policies`.
+    pub async fn reload(&self) {
+        let Some(dir) = &self.policies else {
+            tracing::info!("no folder is configured under `policies`: the built-in plans and roles stay");
+            return;
+        };
+        match self.authority.reload(Policies::load(dir)).await {
+            Ok(()) => tracing::info!(dir = %dir.display(), "plans and roles were read"),
+            Err(error) => tracing::error!(%error, cause = error.internal_report(), "plans and roles stay as they were"),
+        }
     }
 
     /// Stops: no new requests, open ones finish, then the tasks end and the database is closed.

@@ -27,7 +27,11 @@ use crate::{
 const EXAMPLE: (&str, &str) = ("acme", "prod");
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
-    OpenApiRouter::new().routes(routes!(list_plans)).routes(routes!(list_roles)).routes(routes!(ask_can_i))
+    OpenApiRouter::new()
+        .routes(routes!(show_policies))
+        .routes(routes!(list_plans))
+        .routes(routes!(list_roles))
+        .routes(routes!(ask_can_i))
 }
 
 /// A plan. Amounts are plain numbers; -1 is unlimited.
@@ -216,6 +220,48 @@ fn role_view(role: &Role, example: &Environment) -> RoleView {
             permissions: PermissionsView { publish: part(permissions.publish), subscribe: part(permissions.subscribe) },
         },
     }
+}
+
+/// The files of plans and roles, and how far they have reached the accounts.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoliciesView {
+    /// SHA-256 over names and texts of the files that this replica has loaded.
+    pub fingerprint: String,
+    /// No other replica has loaded others later.
+    pub in_force: bool,
+    /// Why the files that were to be loaded last are not; null: they are.
+    pub refused: Option<String>,
+    /// Accounts that were composed with others and are still to follow.
+    pub outdated_accounts: i64,
+    /// Organizations that could not follow, with the reason; at most 100.
+    pub held_up: Vec<HeldUp>,
+}
+
+/// An organization whose account could not follow.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HeldUp {
+    /// Slug.
+    pub org: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Shows which files of plans and roles are in force.
+#[utoipa::path(
+    get, path = "/policies", tag = "policies",
+    responses((status = 200, description = "The state", body = PoliciesView)),
+)]
+async fn show_policies(State(authority): State<Arc<Authority>>) -> Result<Json<PoliciesView>, Refusal> {
+    let (fingerprint, loaded) = (authority.policies().fingerprint, authority.loaded());
+    let held_up = loaded.held_up.iter().map(|(org, reason)| HeldUp { org: org.to_string(), reason: reason.clone() });
+    Ok(Json(PoliciesView {
+        fingerprint: data_encoding::HEXLOWER.encode(&fingerprint),
+        in_force: authority.store().are_in_force(&fingerprint).await?,
+        refused: loaded.refused.clone(),
+        outdated_accounts: authority.store().count_composed_otherwise(&fingerprint).await?,
+        held_up: held_up.collect(),
+    }))
 }
 
 /// Lists the plans in force.

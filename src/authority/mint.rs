@@ -22,7 +22,7 @@ use crate::{
     nkey::{Account, PublicKey},
     policy::{LimitsOverride, Policies},
     signer::lint,
-    store::{Connection, accounts, audit, environments, keys, revocations},
+    store::{Connection, accounts, audit, environments, keys, policies, revocations},
 };
 
 /// What minting decided for one account, before anything is signed.
@@ -72,7 +72,11 @@ impl Authority {
     /// Mints the next generation of an organization's account if it differs. Returns the generation
     /// that is current afterwards. A trial gets the same refusals, and nothing is signed or recorded.
     pub(super) async fn mint(&self, work: &mut Work, org: &Organization, event: Uuid) -> Result<i64> {
+        // Before composing: with a reload in between the account counts as composed with the old ones.
+        let fingerprint = self.policies().fingerprint;
         let decision = self.decide(work.rows(), org).await?;
+        // Between a reload and the account's next generation a preview and its change see different plans.
+        work.require_policies(&decision.locked, fingerprint)?;
         if work.trial().is_some() {
             return self.note(work, org, &decision).await;
         }
@@ -80,6 +84,7 @@ impl Authority {
             let entries = composed.composition.revocations.len();
             revocations::note(work.rows(), org.account, entries, composed.prune_at).await?;
         }
+        policies::composed_with(work.rows(), org.account, &fingerprint).await?;
         self.sign_decided(work.rows(), decision, event).await
     }
 
@@ -113,6 +118,11 @@ impl Authority {
         };
         accounts::record(tx, &minted).await?;
         Ok(generation)
+    }
+
+    /// Whether an account would be minted.
+    pub(super) async fn differs(&self, tx: &mut Connection, org: &Organization) -> Result<bool> {
+        Ok(self.decide(tx, org).await?.linted.is_some())
     }
 
     /// In a trial of a change that minted nothing: notes how the account stands.

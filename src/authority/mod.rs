@@ -25,6 +25,7 @@ mod platform;
 mod preview;
 pub mod proof;
 pub mod reconcile;
+mod reload;
 mod repair;
 pub mod requests;
 pub mod restore;
@@ -46,6 +47,7 @@ use uuid::Uuid;
 pub use issue::{Issued, MAX_BATCH};
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
 pub use preview::{Preview, Proposal};
+pub use reload::Loaded;
 pub use revoke::Revocation;
 pub use standing::{Compared, ServerStanding, Standing};
 
@@ -164,6 +166,9 @@ pub struct Authority {
     pub reconcile_wanted: Arc<Notify>,
     /// Wakes the restore task.
     pub restore_wanted: Arc<Notify>,
+    /// Wakes the task that brings accounts to other plans and roles.
+    pub policies_wanted: Arc<Notify>,
+    loaded: ArcSwap<Loaded>,
     compared: ArcSwap<Compared>,
     progress: broadcast::Sender<PublicKey<Account>>,
 }
@@ -221,10 +226,13 @@ impl Authority {
             provision_wanted: Arc::new(Notify::new()),
             reconcile_wanted: Arc::new(Notify::new()),
             restore_wanted: Arc::new(Notify::new()),
+            policies_wanted: Arc::new(Notify::new()),
+            loaded: ArcSwap::default(),
             compared: ArcSwap::default(),
             progress: broadcast::channel(4096).0,
         });
         authority.open_platform().await?;
+        authority.put_in_force().await?;
         Ok(authority)
     }
 

@@ -42,6 +42,16 @@ impl Work {
         check_generation(self.if_generation, generation)
     }
 
+    /// Refuses a change under a condition while the account is still to follow other plans and roles.
+    pub(super) fn require_policies(&self, account: &accounts::AccountRow, fingerprint: [u8; 32]) -> Result<()> {
+        let follows = account.policies.is_none_or(|composed_with| composed_with == fingerprint);
+        if self.if_generation.is_none() || follows {
+            return Ok(());
+        }
+        let detail = "plans or roles have changed and the account is about to follow; nothing was changed: preview the change again";
+        Err(Error::new(Kind::Changed, "generation-changed", detail))
+    }
+
     /// The same for an account that is made by this change.
     pub(super) fn require_new(&self) -> Result<()> {
         check_generation(self.if_generation, 0)

@@ -29,7 +29,10 @@ pub(super) async fn run(args: ServeArgs) -> Result<u8> {
     };
     start_logs(format, args.log.as_deref().or(raw.log.filter.as_deref()).unwrap_or("info"));
     let service = Service::start(&check(raw, &args.config)?).await?;
-    interrupted().await?;
+    tokio::select! {
+        ended = interrupted() => ended?,
+        never = reload_on_hangup(&service) => never?,
+    }
     tracing::info!("stopping");
     service.stop().await;
     Ok(0)
@@ -50,6 +53,16 @@ pub(super) fn load(args: &ConfigArgs) -> Result<Config> {
 fn check(raw: Raw, args: &ConfigArgs) -> Result<Config> {
     let base = args.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     raw.check(base)
+}
+
+/// Reads plans and roles again at each SIGHUP; ends only when signals cannot be had.
+async fn reload_on_hangup(service: &Service) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| Error::internal("signals").with_source(error))?;
+    while hangup.recv().await.is_some() {
+        service.reload().await;
+    }
+    Ok(())
 }
 
 /// Waits for SIGINT or SIGTERM.

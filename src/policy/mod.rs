@@ -8,6 +8,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     error::{Error, Result},
     model::view::PermissionsView,
@@ -36,6 +38,8 @@ pub struct Policies {
     pub plans: BTreeMap<String, Plan>,
     /// Roles.
     pub roles: BTreeMap<String, Role>,
+    /// SHA-256 over names and texts of the files: whoever has the same has the same plans and roles.
+    pub fingerprint: [u8; 32],
 }
 
 macro_rules! builtin {
@@ -91,15 +95,28 @@ impl Policies {
         plans: impl IntoIterator<Item = (String, String)>,
         roles: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
-        let mut policies = Self { plans: BTreeMap::new(), roles: BTreeMap::new() };
+        let mut policies = Self { plans: BTreeMap::new(), roles: BTreeMap::new(), fingerprint: [0; 32] };
+        let mut hash = Sha256::new();
+        let mut add = |kind: &str, stem: &str, text: &str| {
+            for part in [kind, stem, text] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        };
+        // Sorted: the order in which files are given means nothing.
+        let plans: BTreeMap<_, _> = plans.into_iter().collect();
+        let roles: BTreeMap<_, _> = roles.into_iter().collect();
         for (stem, text) in plans {
             let plan = Plan::parse(&format!("{dir}/plans/{stem}.toml"), &stem, &text)?;
+            add("plan", &stem, &text);
             policies.plans.insert(stem, plan);
         }
         for (stem, text) in roles {
             let role = Role::parse(&format!("{dir}/roles/{stem}.toml"), &stem, &text)?;
+            add("role", &stem, &text);
             policies.roles.insert(stem, role);
         }
+        policies.fingerprint = hash.finalize().into();
         Ok(policies)
     }
 }

@@ -20,6 +20,8 @@ pub struct AccountRow {
     pub iat: i64,
     /// Hash of what was composed for it.
     pub content_hash: Option<[u8; 32]>,
+    /// Fingerprint of the plans and roles that it was composed with.
+    pub policies: Option<[u8; 32]>,
 }
 
 /// An account that the push task has to look at.
@@ -110,16 +112,19 @@ pub async fn create(
 
 /// Locks an account: whoever holds the lock may mint.
 pub async fn lock(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<AccountRow> {
-    let row = sqlx::query("SELECT generation, iat, content_hash FROM accounts WHERE account_key = $1 FOR UPDATE")
-        .bind(account.to_string())
-        .fetch_optional(connection)
-        .await?
-        .ok_or_else(|| Error::internal(format!("account {account} has no row")))?;
+    let row =
+        sqlx::query("SELECT generation, iat, content_hash, policies FROM accounts WHERE account_key = $1 FOR UPDATE")
+            .bind(account.to_string())
+            .fetch_optional(connection)
+            .await?
+            .ok_or_else(|| Error::internal(format!("account {account} has no row")))?;
     let hash: Option<Vec<u8>> = row.try_get("content_hash")?;
+    let policies: Option<Vec<u8>> = row.try_get("policies")?;
     Ok(AccountRow {
         generation: row.try_get("generation")?,
         iat: row.try_get("iat")?,
         content_hash: hash.as_deref().map(digest).transpose()?,
+        policies: policies.as_deref().map(digest).transpose()?,
     })
 }
 

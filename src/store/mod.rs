@@ -19,6 +19,7 @@ pub mod operator;
 pub mod organizations;
 pub mod page;
 pub mod platform;
+pub mod policies;
 pub mod reconcile;
 mod recorded;
 pub mod revocations;

@@ -10,6 +10,7 @@ pub mod forecast;
 mod forget;
 mod items;
 mod platform;
+mod policies;
 mod provision;
 mod publish_audit;
 pub mod push;
@@ -84,6 +85,7 @@ pub fn start(
     tracker.spawn(forget::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(restore::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
+    tracker.spawn(policies::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(platform::run(Arc::clone(authority), stop.clone()));
     let publisher = publish_audit::Publisher::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(publisher.run(stop.clone()));

@@ -18,6 +18,7 @@ mod live;
 mod load;
 mod platform;
 mod policy;
+mod policy_reload;
 mod preview;
 mod reconcile;
 mod remote;

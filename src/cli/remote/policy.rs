@@ -8,7 +8,7 @@ use super::{Outcome, client::Client, org::name_of};
 use crate::{
     api::{
         page::List,
-        policies::{JetStreamView, PlanView, RoleView},
+        policies::{JetStreamView, PlanView, PoliciesView, RoleView},
     },
     authority::requests::{CanI, Verdict},
     cli::output::{OutputFormat, fields, print, table},
@@ -21,6 +21,8 @@ use crate::{
 pub enum PlanCommand {
     /// List the plans.
     List,
+    /// Which files of plans and roles are in force, and whether every account follows them.
+    Status,
     /// Show a plan.
     Show {
         /// Its name.
@@ -65,8 +67,14 @@ pub struct CanIArgs {
 
 /// Runs a command about plans.
 pub(super) async fn plan(command: PlanCommand, client: &Client) -> Outcome<()> {
+    if matches!(command, PlanCommand::Status) {
+        let answer = client.get(&["policies"], &[]).await?;
+        client.print(&answer, status)?;
+        return Ok(());
+    }
     let answer = client.get(&["plans"], &[]).await?;
     match command {
+        PlanCommand::Status => {}
         PlanCommand::List => client.print(&answer, plans)?,
         PlanCommand::Show { name } => {
             let plans: List<PlanView> = answer.read()?;
@@ -114,6 +122,20 @@ fn show<T: Serialize + DeserializeOwned>(
         }
         OutputFormat::Table => print(&details(item)),
     }
+}
+
+fn status(policies: &PoliciesView) -> String {
+    let mut text = fields(&[
+        ("fingerprint", policies.fingerprint.clone()),
+        ("in force", if policies.in_force { "yes" } else { "no, another replica has loaded others" }.to_owned()),
+        ("refused", policies.refused.clone().unwrap_or_default()),
+        ("outdated accounts", policies.outdated_accounts.to_string()),
+    ]);
+    if !policies.held_up.is_empty() {
+        let rows = policies.held_up.iter().map(|held_up| [held_up.org.clone(), held_up.reason.clone()]);
+        text = text + "\n" + &table(["HELD UP", "REASON"], rows);
+    }
+    text
 }
 
 /// A number that is not a size; -1 is unlimited.
