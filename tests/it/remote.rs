@@ -228,6 +228,23 @@ async fn creds_files_are_private_and_nothing_is_overwritten() {
     // The seed stays here and is in the file.
     let own = Seed::<User>::generate(&SystemEntropy::new());
     fs::write(s.path("own.nk"), own.expose_text().as_str()).unwrap();
+    // For natscli a context beside the creds file; for Kubernetes a manifest with it inside.
+    s.done("cred issue acme prod n --role viewer --format natscli --nats-url nats://n1:4222 --out DIR/n.creds").await;
+    let context: serde_json::Value = serde_json::from_slice(&fs::read(s.path("n.json")).unwrap()).unwrap();
+    assert_eq!((&context["creds"], &context["url"]), (&s.path("n.creds").into(), &"nats://n1:4222".into()));
+    assert!(context["inbox_prefix"].as_str().unwrap().starts_with("_INBOX.U"), "{context}");
+    s.done("cred issue acme prod K_8s --role viewer --format k8s-secret --namespace shop --out DIR/k.yaml").await;
+    let manifest = fs::read_to_string(s.path("k.yaml")).unwrap();
+    assert!(manifest.contains("\n  name: acme-prod-k-8s\n  namespace: shop\n"), "{manifest}");
+    let inside = manifest.trim().rsplit_once("nats.creds: ").unwrap().1;
+    let inside = data_encoding::BASE64.decode(inside.as_bytes()).unwrap();
+    creds::parse(&String::from_utf8(inside).unwrap()).unwrap();
+    for file in ["n.creds", "n.json", "k.yaml"] {
+        assert_eq!(fs::metadata(s.path(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    let wrong = "cred issue acme prod w --role viewer --format natscli --out -";
+    assert_eq!(s.run(wrong).await.failed(), (1, "invalid-format"));
+
     s.done("cred issue acme prod own --role viewer --seed-file DIR/own.nk --out DIR/own.creds").await;
     let (_, read) = creds_file(s.path("own.creds"));
     assert_eq!(read.expose_bytes(), own.expose_bytes());
@@ -242,7 +259,7 @@ async fn creds_files_are_private_and_nothing_is_overwritten() {
     let org = "acme".parse().unwrap();
     let page = Page { limit: 10, after: None };
     let (listed, _) = s.ledger.authority.credentials(&org, &Filter::default(), &page).await.unwrap();
-    assert_eq!(listed.len(), 6, "what could not be kept was not issued");
+    assert_eq!(listed.len(), 8, "what could not be kept was not issued");
     let id = listed[0].id;
     assert!(s.done(&format!("cred show {id}")).await.contains("active"));
     let rotated = s.path("rotated.creds");

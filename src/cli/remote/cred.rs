@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     Outcome,
     client::{Answer, Client, note_more},
+    cred_format::FormatArgs,
     cred_options::{OptionArgs, permissions, times},
     org::{name_of, servers},
     preview::Try,
@@ -118,6 +119,8 @@ pub struct IssueArgs {
     /// Where the creds file goes; `-` is standard output. [default: <org>-<env>-<name>.creds]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    format: FormatArgs,
     /// Replace the file if it is there.
     #[arg(long)]
     force: bool,
@@ -212,8 +215,12 @@ async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
     };
     // Whoever keeps the private key elsewhere gets the JWT alone.
     let kind = if public_key.is_some() && seed.is_none() { "jwt" } else { "creds" };
+    args.format.check(args.out.as_deref(), kind == "creds")?;
+    let kind = args.format.extension(kind);
     let default = || PathBuf::from(format!("{}-{}-{}.{kind}", args.org, args.env_type, args.name));
-    let place = Place::reserve(&args.out.unwrap_or_else(default), args.force)?;
+    let out = args.out.unwrap_or_else(default);
+    let beside = args.format.reserve_beside(&out, args.force)?;
+    let place = Place::reserve(&out, args.force)?;
     let body = args.options.apply(NewCredential {
         name: args.name,
         role: args.role,
@@ -223,7 +230,7 @@ async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
         ..NewCredential::default()
     })?;
     let answer = client.post(&["orgs", &args.org, "envs", &args.env_type, "credentials"], &body).await?;
-    deliver(&answer, place, seed.as_ref(), client)
+    deliver(&answer, place, seed.as_ref(), (&args.format, beside), client)
 }
 
 async fn rotate(args: RotateArgs, client: &Client) -> Outcome<()> {
@@ -239,7 +246,7 @@ async fn rotate(args: RotateArgs, client: &Client) -> Outcome<()> {
     let place = Place::reserve(&args.out.unwrap_or_else(default), args.force)?;
     let body = Rotate { grace: args.grace, public_key, proof };
     let answer = client.post(&["credentials", &args.id, "rotate"], &body).await?;
-    deliver(&answer, place, seed.as_ref(), client)
+    deliver(&answer, place, seed.as_ref(), (&FormatArgs::default(), None), client)
 }
 
 /// The public key of a seed and the proof that it is ours.
@@ -250,7 +257,13 @@ fn prove(seed: &Seed<User>, org: &str, env_type: &str, role: &str) -> Result<(Op
 }
 
 /// Puts an issued credential where it belongs and says what it is.
-fn deliver(answer: &Answer, place: Place, seed: Option<&Seed<User>>, client: &Client) -> Outcome<()> {
+fn deliver(
+    answer: &Answer,
+    place: Place,
+    seed: Option<&Seed<User>>,
+    (form, beside): (&FormatArgs, Option<Place>),
+    client: &Client,
+) -> Outcome<()> {
     let issued: IssuedView = answer.read()?;
     warn(&issued);
     let secret = match (seed, &issued.creds) {
@@ -258,17 +271,20 @@ fn deliver(answer: &Answer, place: Place, seed: Option<&Seed<User>>, client: &Cl
         (None, Some(creds)) => creds.clone(),
         (None, None) => Zeroizing::new(issued.jwt.clone()),
     };
+    let secret = form.wrap(secret, &issued.credential);
     match (place, client.format) {
         // Standard output was named: there the API's whole answer may stand.
         (Place::Stdout, OutputFormat::Json) => print(answer.text())?,
         (place @ Place::Stdout, OutputFormat::Table) => drop(keep(place, &secret, &issued.credential)?),
         (place, format) => {
             let path = keep(place, &secret, &issued.credential)?;
+            let accompanied = path.as_deref().map(|path| form.accompany(beside, path, &issued.credential));
             match format {
                 OutputFormat::Json => print(&without_secrets(&IssuedView { creds: None, ..issued })?)?,
                 OutputFormat::Table => print(&details(&issued.credential))?,
             }
             say_where(path.as_deref());
+            accompanied.transpose()?;
         }
     }
     Ok(())

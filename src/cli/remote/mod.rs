@@ -6,6 +6,7 @@ mod client;
 mod consumer;
 mod context;
 mod cred;
+mod cred_format;
 mod cred_options;
 mod env;
 mod key;
