@@ -15,15 +15,15 @@ use crate::{
 /// | some | none | pending |
 /// | otherwise | | partial |
 ///
-/// A server has it when it stores the generation under its present id and runs it, or has not loaded
-/// the account. A known server that does not answer and lacks the generation makes it partial: when
+/// A server has it when it acknowledged the generation under its present id and runs it, or has not loaded
+/// the account. What it acknowledged before it restarted does not count. A known server that does not answer and lacks the generation makes it partial: when
 /// it comes back it runs the old one.
 pub fn view(generation: i64, standing: &Standing, has: &[AccountServer]) -> ResolverView {
     let servers: Vec<ServerView> = standing
         .servers
         .iter()
         .map(|server| {
-            let row = has.iter().find(|h| h.server == server.row.name);
+            let row = has.iter().find(|h| h.server == server.row.name && h.server_id == server.row.id);
             ServerView {
                 name: server.row.name.clone(),
                 id: server.row.id.clone(),
@@ -48,14 +48,15 @@ pub fn view(generation: i64, standing: &Standing, has: &[AccountServer]) -> Reso
     } else {
         Convergence::Partial
     };
-    ResolverView { state, generation, servers }
+    let missing = servers.iter().filter(|server| !has_it(server)).map(|server| server.name.clone()).collect();
+    ResolverView { state, generation, missing, servers }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        authority::ServerStanding,
+        authority::{ServerStanding, Told},
         entropy::SeededEntropy,
         nkey::{Account, KeyPair},
         store::servers::ServerRow,
@@ -80,6 +81,7 @@ mod tests {
                     seen_at: chrono::DateTime::default(),
                 },
                 trusts_us: Some(true),
+                told: Told::default(),
             });
             has.push(AccountServer {
                 account,
@@ -91,6 +93,36 @@ mod tests {
             });
         }
         view(3, &standing, &has).state
+    }
+
+    #[test]
+    fn what_a_server_had_before_it_restarted_does_not_count() {
+        let account = KeyPair::<Account>::generate(&SeededEntropy::new(1)).public();
+        let row = |id: &str| ServerRow {
+            name: "n1".to_owned(),
+            id: id.to_owned(),
+            cluster: None,
+            version: String::new(),
+            max_memory: 0,
+            max_disk: 0,
+            max_payload: 1,
+            live: true,
+            seen_at: chrono::DateTime::default(),
+        };
+        let has = AccountServer {
+            account,
+            server: "n1".to_owned(),
+            server_id: "N1".to_owned(),
+            stored: 3,
+            effective: Some(3),
+            error: None,
+        };
+        let mut standing = Standing::default();
+        for (id, state, missing) in [("N1", Convergence::Converged, 0), ("N2", Convergence::Pending, 1)] {
+            standing.servers = vec![ServerStanding { row: row(id), trusts_us: Some(true), told: Told::default() }];
+            let view = view(3, &standing, std::slice::from_ref(&has));
+            assert_eq!((view.state, view.missing.len()), (state, missing), "{id}");
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
 pub use preview::{Preview, Proposal};
 pub use reload::Loaded;
 pub use revoke::Revocation;
-pub use standing::{Compared, ServerStanding, Standing};
+pub use standing::{Compared, ServerStanding, Standing, Told};
 
 use crate::{
     clock::Clock,

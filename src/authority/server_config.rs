@@ -40,6 +40,17 @@ pub struct ClusterConfig {
     pub password: String,
 }
 
+/// The gateways that join several clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// Where the servers of other clusters reach this one.
+    pub port: u16,
+    /// The clusters, this one included, with the gateway ports of their servers.
+    pub clusters: Vec<(String, Vec<u16>)>,
+    /// The password that servers show each other.
+    pub password: String,
+}
+
 /// One server on 127.0.0.1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -55,6 +66,8 @@ pub struct NodeConfig {
     pub operator_file: String,
     /// Nothing for a server on its own.
     pub cluster: Option<ClusterConfig>,
+    /// Nothing where there is one cluster.
+    pub gateway: Option<GatewayConfig>,
 }
 
 /// The operator and resolver part, the same for every server. `resolver_dir` is where a server
@@ -118,8 +131,27 @@ pub fn node_config(node: &NodeConfig) -> String {
             routes.concat(),
         );
     }
+    if let (Some(cluster), Some(gateway)) = (&node.cluster, &node.gateway) {
+        text.push_str(&gateway_section(&cluster.name, gateway));
+    }
     let _ = write!(text, "\ninclude {}\n", quoted(&node.operator_file));
     text
+}
+
+fn gateway_section(cluster: &str, gateway: &GatewayConfig) -> String {
+    let remote = |(name, ports): &(String, Vec<u16>)| {
+        let url = |port: &u16| quoted(&format!("nats://gateway:{}@127.0.0.1:{port}", gateway.password));
+        let urls: Vec<_> = ports.iter().map(url).collect();
+        format!("    {{name: {}, urls: [{}]}}\n", quoted(name), urls.join(", "))
+    };
+    let remotes: String = gateway.clusters.iter().map(remote).collect();
+    format!(
+        "\ngateway {{\n  name: {}\n  listen: \"127.0.0.1:{}\"\n  authorization {{\n    user: gateway\n    password: {}\n  }}\n  \
+         gateways: [\n{remotes}  ]\n}}\n",
+        quoted(cluster),
+        gateway.port,
+        quoted(&gateway.password),
+    )
 }
 
 /// An example configuration of one server of a cluster; includes `operator.conf`.
@@ -190,10 +222,18 @@ mod tests {
                 peers: vec![6222, 6223],
                 password: "pw".into(),
             }),
+            gateway: None,
         };
         let text = node_config(&node);
         assert!(text.contains("nats-route://route:pw@127.0.0.1:6223"), "{text}");
         assert!(!text.contains("@127.0.0.1:6222"), "{text}");
+        assert!(!text.contains("gateway"), "{text}");
+        let clusters = vec![("c".to_owned(), vec![7222]), ("d".to_owned(), vec![7223, 7224])];
+        node.gateway = Some(GatewayConfig { port: 7222, clusters, password: "gw".into() });
+        let text = node_config(&node);
+        assert!(text.contains("gateway {\n  name: \"c\"\n  listen: \"127.0.0.1:7222\""), "{text}");
+        let urls = "[\"nats://gateway:gw@127.0.0.1:7223\", \"nats://gateway:gw@127.0.0.1:7224\"]";
+        assert!(text.contains(&format!("{{name: \"d\", urls: {urls}}}")), "{text}");
         node.cluster = None;
         assert!(!node_config(&node).contains("cluster"));
     }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     error::{Error, Result},
+    model::view::ResolverType,
     nkey::{Account, PublicKey},
     store::{organizations::Bytes, servers::ServerRow},
 };
@@ -17,6 +18,19 @@ pub struct Compared {
     pub unknown: Vec<PublicKey<Account>>,
 }
 
+/// What a server has told in this run of the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Its kind of resolver.
+    pub resolver: Option<ResolverType>,
+    /// When it started.
+    pub started: Option<DateTime<Utc>>,
+    /// When it reloaded its configuration, if it has since its start.
+    pub reloaded: Option<DateTime<Utc>>,
+    /// The operator keys whose signatures on accounts it accepts.
+    pub operator_keys: Vec<String>,
+}
+
 /// One server as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerStanding {
@@ -24,6 +38,8 @@ pub struct ServerStanding {
     pub row: ServerRow,
     /// It trusts the operator's signing key; none: it has not said so in this run of the service.
     pub trusts_us: Option<bool>,
+    /// What it has told in this run of the service.
+    pub told: Told,
 }
 
 /// All known servers.
@@ -54,7 +70,11 @@ impl Standing {
     pub fn from_ledger(rows: &[ServerRow]) -> Self {
         let servers = rows
             .iter()
-            .map(|row| ServerStanding { row: ServerRow { live: false, ..row.clone() }, trusts_us: None })
+            .map(|row| ServerStanding {
+                row: ServerRow { live: false, ..row.clone() },
+                trusts_us: None,
+                told: Told::default(),
+            })
             .collect();
         Self { servers, ..Self::default() }
     }
@@ -79,9 +99,12 @@ impl Standing {
             .unwrap_or(1 << 20)
     }
 
-    /// How many servers have JetStream.
+    /// How many servers of the largest cluster have JetStream: the replicas of a stream lie in one cluster.
     pub fn jetstream_servers(&self) -> usize {
-        self.servers.iter().filter(|s| s.row.max_disk > 0 || s.row.max_memory > 0).count()
+        let with = self.servers.iter().filter(|s| s.row.max_disk > 0 || s.row.max_memory > 0);
+        let mut by = std::collections::BTreeMap::<_, usize>::new();
+        with.for_each(|server| *by.entry(&server.row.cluster).or_default() += 1);
+        by.into_values().max().unwrap_or_default()
     }
 
     /// Servers that answer now.
@@ -126,10 +149,17 @@ mod tests {
                 seen_at: chrono::DateTime::default(),
             },
             trusts_us: None,
+            told: Told::default(),
         };
         let mut standing = Standing { servers: vec![server("n1", "", 0)], connected: Ok(()) };
         assert_eq!(standing.capacity(), None);
         standing.servers.push(server("n2", "2.12.0", 5));
         assert_eq!(standing.capacity(), Some(Bytes { memory: 0, disk: 5 }));
+        assert_eq!(standing.jetstream_servers(), 1);
+        let (mut far, mut beside) = (server("n3", "2.12.0", 5), server("n4", "2.12.0", 5));
+        far.row.cluster = Some("far".to_owned());
+        beside.row.cluster = None;
+        standing.servers.extend([far, beside]);
+        assert_eq!(standing.jetstream_servers(), 2, "replicas lie in one cluster");
     }
 }

@@ -1,4 +1,4 @@
-//! A NATS cluster in operator mode on loopback.
+//! A NATS cluster in operator mode on loopback, or several that gateways join.
 //!
 //! A directory holds everything: for each server `nN/` with its configuration, log, ports,
 //! `JetStream` store and the resolver's JWTs. The same directory starts the same cluster again.
@@ -25,7 +25,7 @@ use super::{
 };
 pub use crate::authority::server_config::{ResolverKind, Trust};
 use crate::{
-    authority::server_config::{ClusterConfig, NodeConfig, node_config, operator_section},
+    authority::server_config::{ClusterConfig, GatewayConfig, NodeConfig, node_config, operator_section},
     error::{Error, Result},
 };
 
@@ -49,6 +49,19 @@ pub struct ClusterSpec {
     pub nodes: usize,
     /// How much `JetStream` may store on each server, bytes.
     pub jetstream_max_file: u64,
+    /// More servers; their numbers go on.
+    pub more: Vec<Group>,
+}
+
+/// Servers that are alike.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Their cluster. Another one than those before is joined to them by gateways.
+    pub cluster: String,
+    /// Where they get the accounts.
+    pub resolver: ResolverKind,
+    /// How many.
+    pub nodes: usize,
 }
 
 impl ClusterSpec {
@@ -61,7 +74,13 @@ impl ClusterSpec {
             resolver: ResolverKind::Full,
             nodes: 3,
             jetstream_max_file: 1 << 30,
+            more: Vec::new(),
         }
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        let first = Group { cluster: self.name.clone(), resolver: self.resolver.clone(), nodes: self.nodes };
+        [first].into_iter().chain(self.more.iter().cloned()).collect()
     }
 }
 
@@ -69,7 +88,6 @@ impl ClusterSpec {
 #[derive(Debug)]
 pub struct Cluster {
     binary: PathBuf,
-    resolver: ResolverKind,
     servers: Vec<Server>,
 }
 
@@ -78,8 +96,11 @@ pub struct Cluster {
 pub struct Server {
     name: String,
     dir: PathBuf,
+    cluster: String,
+    resolver: ResolverKind,
     client: Port,
     route: Port,
+    gateway: Option<Port>,
     process: Option<Process>,
 }
 
@@ -88,6 +109,8 @@ pub struct Server {
 struct PortNumbers {
     client: Option<u16>,
     route: Option<u16>,
+    #[serde(default)]
+    gateway: Option<u16>,
 }
 
 /// What we read of the line with which a server greets.
@@ -105,11 +128,14 @@ impl Cluster {
         let binary = tools::nats_server()?;
         let dir = std::path::absolute(&spec.dir).map_err(|error| io_error("find", &spec.dir, error))?;
         let mut servers = Vec::with_capacity(spec.nodes);
-        for number in 1..=spec.nodes {
-            servers.push(Server::prepare(&dir, number)?);
+        let gateways = spec.more.iter().any(|group| group.cluster != spec.name);
+        for group in spec.groups() {
+            for _ in 0..group.nodes {
+                servers.push(Server::prepare(&dir, servers.len() + 1, &group, gateways)?);
+            }
         }
-        let mut cluster = Self { binary, resolver: spec.resolver, servers };
-        cluster.configure(&spec.name, spec.jetstream_max_file)?;
+        let mut cluster = Self { binary, servers };
+        cluster.configure(spec.jetstream_max_file)?;
         cluster.set_trust(&spec.trust)?;
         for server in &mut cluster.servers {
             server.spawn(&cluster.binary)?;
@@ -168,7 +194,7 @@ impl Cluster {
     /// Writes whom the servers believe. Each server takes it up at its next start.
     pub fn set_trust(&self, trust: &Trust) -> Result<()> {
         for server in &self.servers {
-            let section = operator_section(trust, &self.resolver, &server.dir.join("jwt"));
+            let section = operator_section(trust, &server.resolver, &server.dir.join("jwt"));
             write_private(&server.dir.join("operator.conf"), &section)?;
         }
         Ok(())
@@ -185,33 +211,48 @@ impl Cluster {
     }
 
     /// Writes the servers' configuration, with a new password for their routes.
-    fn configure(&self, name: &str, jetstream_max_file: u64) -> Result<()> {
+    fn configure(&self, jetstream_max_file: u64) -> Result<()> {
         let password = random_hex::<16>();
-        let peers: Vec<u16> = self.servers.iter().map(|server| server.route.number()).collect();
+        let mut clusters: Vec<(String, Vec<u16>)> = Vec::new();
+        for (server, port) in self.servers.iter().filter_map(|s| Some((s, s.gateway.as_ref()?.number()))) {
+            match clusters.iter_mut().find(|(name, _)| *name == server.cluster) {
+                Some((_, ports)) => ports.push(port),
+                None => clusters.push((server.cluster.clone(), vec![port])),
+            }
+        }
         for server in &self.servers {
+            let together = self.servers.iter().filter(|other| other.cluster == server.cluster);
+            let peers: Vec<u16> = together.map(|other| other.route.number()).collect();
+            let gateway = server.gateway.as_ref().map(|port| GatewayConfig {
+                port: port.number(),
+                clusters: clusters.clone(),
+                password: password.clone(),
+            });
             let config = node_config(&NodeConfig {
                 name: server.name.clone(),
                 port: server.client.number(),
                 store_dir: server.dir.join("jetstream").to_string_lossy().into_owned(),
                 jetstream_max_file,
                 operator_file: "operator.conf".to_owned(),
-                cluster: (peers.len() > 1).then(|| ClusterConfig {
-                    name: name.to_owned(),
+                cluster: (peers.len() > 1 || gateway.is_some()).then(|| ClusterConfig {
+                    name: server.cluster.clone(),
                     port: server.route.number(),
                     peers: peers.clone(),
                     password: password.clone(),
                 }),
+                gateway,
             });
             write_private(&server.config(), &config)?;
         }
         Ok(())
     }
 
-    /// Waits until a server greets and names every other running server, which it does once the
+    /// Waits until a server greets and names every other running server of its cluster, which it does once the
     /// routes are formed.
     async fn ready(&mut self, index: usize) -> Result<()> {
         let mut expected = 0;
-        for server in &mut self.servers {
+        let cluster = self.server(index)?.cluster.clone();
+        for server in self.servers.iter_mut().filter(|server| server.cluster == cluster) {
             expected += usize::from(server.is_running()?);
         }
         let server = self.server(index)?;
@@ -243,6 +284,11 @@ impl Server {
         &self.name
     }
 
+    /// Its cluster.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
     /// Where clients connect.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.client.number())
@@ -268,17 +314,23 @@ impl Server {
         self.process.as_ref().map(Process::pid)
     }
 
-    fn prepare(cluster: &Path, number: usize) -> Result<Self> {
+    fn prepare(all: &Path, number: usize, group: &Group, gateways: bool) -> Result<Self> {
         let name = format!("n{number}");
-        let dir = cluster.join(&name);
+        let dir = all.join(&name);
         fs::create_dir_all(&dir).map_err(|error| io_error("create", &dir, error))?;
         let file = dir.join("ports.json");
         let before: PortNumbers =
             fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let (client, route) = (Port::claim(before.client)?, Port::claim(before.route)?);
-        let now = PortNumbers { client: Some(client.number()), route: Some(route.number()) };
+        let gateway = gateways.then(|| Port::claim(before.gateway)).transpose()?;
+        let now = PortNumbers {
+            client: Some(client.number()),
+            route: Some(route.number()),
+            gateway: gateway.as_ref().map(Port::number),
+        };
         write_private(&file, &serde_json::json!(now).to_string())?;
-        Ok(Self { name, dir, client, route, process: None })
+        let (cluster, resolver) = (group.cluster.clone(), group.resolver.clone());
+        Ok(Self { name, dir, cluster, resolver, client, route, gateway, process: None })
     }
 
     fn spawn(&mut self, binary: &Path) -> Result<()> {

@@ -124,6 +124,18 @@ pub struct StreamView {
     pub error: Option<String>,
 }
 
+/// Which kind of account resolver a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResolverType {
+    /// It stores every account.
+    Full,
+    /// It keeps what it looked up.
+    Cache,
+    /// It asks a URL, or has its accounts in its configuration; it stores nothing.
+    Url,
+}
+
 /// What the servers have of one account.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -132,6 +144,9 @@ pub struct ResolverView {
     pub state: Convergence,
     /// The generation that every server should have.
     pub generation: i64,
+    /// The known servers that lack it, by name.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// Each known server.
     pub servers: Vec<ServerView>,
 }
@@ -160,7 +175,8 @@ pub struct ServerView {
     pub id: String,
     /// It answers now.
     pub live: bool,
-    /// The generation that it stores; 0: none.
+    /// The generation that it acknowledged since its last start; 0: none. Servers that store nothing acknowledge
+    /// what they run or have not loaded.
     pub stored: i64,
     /// The generation that it runs; null: it has not loaded the account.
     pub effective: Option<i64>,

@@ -85,7 +85,7 @@ pub struct JetStreamCapacity {
 }
 
 /// A server, as it describes itself (`$SYS.REQ.SERVER.PING.VARZ`). Which kind of resolver it has is
-/// not told; that it answers LIST says that it is a full or a caching one.
+/// not told: see [`super::kind`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInfo {
     /// Its name.
@@ -113,10 +113,18 @@ pub struct ServerInfo {
     pub jetstream: Option<JetStreamCapacity>,
 }
 
+/// A server reads its configuration just before it starts; later than this after its start it was a reload.
+const RELOADED: chrono::TimeDelta = chrono::TimeDelta::milliseconds(50);
+
 impl ServerInfo {
     /// Which server.
     pub fn server(&self) -> ServerRef {
         ServerRef { name: self.name.clone(), id: self.id.clone() }
+    }
+
+    /// It has reloaded its configuration since its start.
+    pub fn is_reloaded(&self) -> bool {
+        matches!((self.started, self.config_loaded), (Some(start), Some(load)) if load - start > RELOADED)
     }
 
     /// An account that `key` signed is accepted.
@@ -243,7 +251,7 @@ fn server_ref(name: &str, id: &str) -> ServerRef {
 }
 
 /// The server that an answer names, in `server` or, for IDZ and SHUTDOWN, at the top level.
-fn server_of(value: &Value) -> ServerRef {
+pub(super) fn server_of(value: &Value) -> ServerRef {
     match value.get("server") {
         Some(Value::String(id)) => server_ref("", id),
         Some(server) => server_ref(text(server, "name"), text(server, "id")),

@@ -33,9 +33,9 @@ impl DeleteOutcome {
 }
 
 /// Deletes accounts everywhere. The servers want `allow_delete` in their configuration, and a request
-/// whose subject and issuer are the same trusted operator key.
+/// whose subject and issuer are the same trusted operator key. Servers that store no accounts are not asked.
 pub(super) async fn delete(asker: &Asker<'_>, accounts: Vec<PublicKey<Account>>, request: String) -> DeleteOutcome {
-    let gathered = asker.all("$SYS.REQ.CLAIMS.DELETE", request.into(), answers::store_answer).await;
+    let gathered = asker.storing().all("$SYS.REQ.CLAIMS.DELETE", request.into(), answers::store_answer).await;
     DeleteOutcome { accounts, per_server: per_server(gathered, asker) }
 }
 

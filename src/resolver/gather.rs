@@ -35,6 +35,8 @@ pub struct Asker<'a> {
     pub registry: &'a Registry,
     /// How long to wait.
     pub timing: Timing,
+    /// The names of servers that do not answer what is asked here.
+    pub skip: Vec<String>,
 }
 
 /// After so many pauses in a row without a connection nothing more is expected.
@@ -43,7 +45,14 @@ const LOST: u32 = 4;
 impl Asker<'_> {
     /// The same for requests that keep servers busy.
     pub(super) fn patient(&self) -> Self {
-        Asker { timing: Timing { answer: self.timing.slow_answer, ..self.timing }, ..*self }
+        Asker { timing: Timing { answer: self.timing.slow_answer, ..self.timing }, skip: self.skip.clone(), ..*self }
+    }
+
+    /// The same for requests that only resolvers with a directory answer.
+    pub(super) fn storing(&self) -> Self {
+        let known = self.registry.known().into_iter();
+        let skip = known.filter(|server| !server.may_store()).map(|server| server.name).collect();
+        Asker { skip, ..*self }
     }
 
     /// Asks all servers. `parse` reads an answer; what it cannot read is not counted. Fails only when
@@ -57,10 +66,13 @@ impl Asker<'_> {
         let mut roll = self.registry.roll();
         let (mut waiting, gone) = {
             let roll = roll.borrow_and_update();
-            (roll.live.to_vec(), roll.gone.clone())
+            let asked = |servers: &[ServerRef]| -> Vec<ServerRef> {
+                servers.iter().filter(|server| !self.skip.contains(&server.name)).cloned().collect()
+            };
+            (asked(&roll.live), asked(&roll.gone))
         };
         // Before the first servers are known there is nobody in particular to wait for.
-        let blind = waiting.is_empty();
+        let blind = waiting.is_empty() && self.skip.is_empty();
         let mut answers: Vec<(ServerRef, T)> = Vec::with_capacity(waiting.len());
         let mut given_up = Vec::new();
         let mut connects = self.link.connects();

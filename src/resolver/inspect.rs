@@ -111,18 +111,24 @@ pub(super) async fn discover(asker: &Asker<'_>) -> Result<Vec<ServerInfo>> {
 }
 
 /// What is stored under an account. The answers name no server, so as many are awaited as there are
-/// live servers, and others than full resolvers do not answer.
+/// live servers with a full resolver: no others answer. (Nor do we: see [`super::lookup`].)
 pub(super) async fn lookup(asker: &Asker<'_>, account: PublicKey<Account>) -> Result<Vec<Option<String>>> {
+    let no_resolver = || Error::unavailable("nats-no-resolver", "no NATS server has a full resolver");
+    let known = asker.registry.known();
+    let live = known.iter().filter(|server| server.live);
+    let expected = live.clone().filter(|server| server.may_be_full()).count();
+    if expected == 0 && live.count() > 0 {
+        return Err(no_resolver());
+    }
     let mut listener = asker.link.mux().listen();
     let subject = format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP");
     listener.publish(asker.link.client(), &subject, "".into()).await?;
-    let expected = asker.registry.expected().len();
     let hard = Instant::now() + asker.timing.answer;
     let mut until = hard;
     let mut stored = Vec::new();
     while let Ok(Some(message)) = timeout_at(until, listener.next()).await {
         if message.status.is_some() {
-            return Err(Error::unavailable("nats-no-resolver", "no NATS server has a full resolver"));
+            return Err(no_resolver());
         }
         let jwt = std::str::from_utf8(&message.payload).unwrap_or_default();
         stored.push((!jwt.is_empty()).then(|| jwt.to_owned()));
@@ -140,7 +146,7 @@ pub(super) async fn lookup(asker: &Asker<'_>, account: PublicKey<Account>) -> Re
 /// Costs a server about 0.1 ms for each account, during which it reads nothing else from some of its
 /// routes: for repair, not for looking whether all is well ([`pack`] costs nothing).
 pub(super) async fn list(asker: &Asker<'_>) -> Result<Vec<Listing>> {
-    let gathered = asker.patient().all("$SYS.REQ.CLAIMS.LIST", Bytes::new(), answers::listing).await?;
+    let gathered = asker.storing().patient().all("$SYS.REQ.CLAIMS.LIST", Bytes::new(), answers::listing).await?;
     Ok(gathered.into_all(
         |server, accounts| Listing { server, accounts },
         |server| Listing { server, accounts: Err("no answer".to_owned()) },
@@ -181,6 +187,29 @@ pub(super) async fn loaded(asker: &Asker<'_>) -> Result<Vec<Loaded>> {
         |server, accounts| Loaded { server, accounts: Some(accounts) },
         |server| Loaded { server, accounts: None },
     ))
+}
+
+/// See [`super::Resolver::held`]. A caching server that restarts trusts its files until they are as old as its `ttl`,
+/// and skips updates of accounts that it has not loaded. CONNZ of one account makes it load that one (2.15.1).
+pub(super) async fn held(asker: &Asker<'_>, server: ServerRef) -> Result<Vec<PublicKey<Account>>> {
+    let no_answer = || Error::unavailable("nats-no-answer", format!("{} does not answer", server.name));
+    let everyone = loaded(asker).await?.into_iter().find(|answer| answer.server == server);
+    let mut held = everyone.and_then(|answer| answer.accounts).ok_or_else(no_answer)?;
+    let known = asker.registry.known();
+    if known.iter().any(|known| known.name == server.name && known.may_store()) {
+        let listing = list(asker).await?.into_iter().find(|listing| listing.server == server);
+        let listed = listing.and_then(|listing| listing.accounts.ok()).ok_or_else(no_answer)?;
+        let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", server.id);
+        for account in listed {
+            if held.insert(account) {
+                let mut listener = asker.link.mux().listen();
+                let question = serde_json::json!({ "acc": account, "limit": 1 }).to_string();
+                listener.publish(asker.link.client(), &subject, question.into()).await?;
+                timeout(asker.timing.answer, listener.next()).await.map_err(|_| no_answer())?;
+            }
+        }
+    }
+    Ok(held.into_iter().collect())
 }
 
 /// Asking makes servers load the account that had not.

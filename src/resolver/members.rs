@@ -14,7 +14,10 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::answers::{ServerInfo, ServerRef};
+use super::{
+    answers::{ServerInfo, ServerRef},
+    kind::{Ears, ResolverKind},
+};
 
 /// What was heard in one round of pings.
 #[derive(Debug, Default)]
@@ -39,6 +42,29 @@ pub struct Known {
     pub last_seen: DateTime<Utc>,
     /// How it last described itself under this id.
     pub info: Option<ServerInfo>,
+    /// Its kind of resolver; none: it has not told yet.
+    pub resolver: Option<ResolverKind>,
+    /// It is in the cluster to which we are connected, or we cannot tell. Questions to *one* server, such
+    /// as PACK, do not cross gateways while a server on this side listens to them.
+    pub near: bool,
+}
+
+impl Known {
+    /// It keeps every account, or may do so.
+    pub fn may_be_full(&self) -> bool {
+        matches!(self.resolver, None | Some(ResolverKind::Full))
+    }
+
+    /// It has a directory for accounts, or may have one: it answers LIST and DELETE.
+    pub fn may_store(&self) -> bool {
+        self.resolver != Some(ResolverKind::Url)
+    }
+
+    /// Changes when the server restarts or reloads its configuration.
+    pub fn stamp(&self) -> String {
+        let reload = self.info.as_ref().filter(|info| info.is_reloaded()).and_then(|info| info.config_loaded);
+        reload.map_or_else(|| self.id.clone(), |at| format!("{} reloaded {at}", self.id))
+    }
 }
 
 /// The servers at one moment; cheap to clone.
@@ -57,6 +83,8 @@ pub struct Roll {
 pub enum Change {
     /// It is new, under a new id, or answers again.
     Joined,
+    /// It told something that changes what is expected of it: its kind of resolver, a reload.
+    Told,
     /// It ended or is silent.
     Left,
 }
@@ -64,6 +92,7 @@ pub enum Change {
 #[derive(Debug)]
 struct Entry {
     known: Known,
+    ears: Ears,
     /// It was silent in the last round.
     silent: bool,
     /// It said that it ends: what is still heard under this id was said before.
@@ -92,9 +121,17 @@ impl Members {
                 }
             }
             _ => {
-                let known =
-                    Known { name: server.name.clone(), id: server.id.clone(), live: true, last_seen: now, info: None };
-                self.servers.insert(server.name.clone(), Entry { known, silent: false, ended: false });
+                let known = Known {
+                    name: server.name.clone(),
+                    id: server.id.clone(),
+                    live: true,
+                    last_seen: now,
+                    info: None,
+                    resolver: None,
+                    near: true,
+                };
+                let entry = Entry { known, ears: Ears::default(), silent: false, ended: false };
+                self.servers.insert(server.name.clone(), entry);
             }
         }
         self.epoch += 1;
@@ -146,10 +183,26 @@ impl Members {
     }
 
     /// A server described itself.
-    pub fn learned(&mut self, info: ServerInfo) {
-        if let Some(entry) = self.servers.get_mut(&info.name).filter(|entry| entry.known.id == info.id) {
-            entry.known.info = Some(info);
-        }
+    pub fn learned(&mut self, info: ServerInfo) -> Option<Change> {
+        let entry = self.servers.get_mut(&info.name).filter(|entry| entry.known.id == info.id)?;
+        let before = entry.known.stamp();
+        entry.known.info = Some(info);
+        let news = before != entry.known.stamp();
+        self.told(news)
+    }
+
+    /// A server does or does not listen to a subject; `note` writes down which.
+    pub(super) fn listens(&mut self, server: &ServerRef, note: impl FnOnce(&mut Ears)) -> Option<Change> {
+        let entry = self.servers.get_mut(&server.name).filter(|entry| entry.known.id == server.id)?;
+        note(&mut entry.ears);
+        let before = std::mem::replace(&mut entry.known.resolver, entry.ears.kind());
+        let news = before != entry.known.resolver;
+        self.told(news)
+    }
+
+    fn told(&mut self, news: bool) -> Option<Change> {
+        self.epoch += u64::from(news);
+        news.then_some(Change::Told)
     }
 
     /// All servers, by name.

@@ -12,9 +12,11 @@
 //! | [`mux`] | many requests in flight over one subscription |
 //! | [`answers`] | pure: what servers' JSON says |
 //! | [`members`] | pure: which servers are live |
+//! | [`kind`] | pure: which kind of resolver a server has |
 //! | [`registry`] | keeps [`members`] up to date |
 //! | [`gather`] | one answer from each server that is expected to give one |
 //! | [`push`], [`inspect`], [`delete`] | the operations |
+//! | [`lookup`] | answers servers that miss an account |
 
 use futures::{future::BoxFuture, stream::BoxStream};
 
@@ -32,6 +34,8 @@ pub mod gather;
 pub mod inspect;
 pub mod items;
 pub mod jetstream;
+pub mod kind;
+pub mod lookup;
 pub mod members;
 pub mod mux;
 pub mod push;
@@ -46,6 +50,7 @@ pub use assets::Assets;
 pub use connection::{ConnectionConfig, ConnectionState, Credentials, SystemConnection, UserCredential};
 pub use delete::DeleteOutcome;
 pub use inspect::{Connections, EffectiveAnswer, Listing, Loaded, Pack, Streams, xor_hash};
+pub use kind::ResolverKind;
 pub use members::{Known, Roll};
 pub use push::{PushJob, PushOutcome};
 pub use registry::Registry;
@@ -80,6 +85,10 @@ pub trait Resolver: Send + Sync {
 
     /// What each server runs for `account`, as opposed to what it stores.
     fn effective(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<EffectiveAnswer>>>;
+
+    /// The accounts that a server without a full resolver holds, loaded or in its cache. Makes it load
+    /// those of its cache, which may be older than what it would get elsewhere.
+    fn held(&self, server: ServerRef) -> BoxFuture<'_, Result<Vec<PublicKey<Account>>>>;
 
     /// The client connections of `account` on each server.
     fn connections(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Connections>>>;

@@ -1,4 +1,8 @@
-//! Storing account JWTs (`$SYS.REQ.CLAIMS.UPDATE`).
+//! Storing account JWTs (`$SYS.REQ.ACCOUNT.<id>.CLAIMS.UPDATE`).
+//!
+//! Every kind of resolver listens to this subject; `$SYS.REQ.CLAIMS.UPDATE`, which says the same, reaches only those
+//! with a directory (seen with 2.15.1). A server that stores nothing, or caches, and has not loaded the account
+//! answers that it skipped the update.
 //!
 //! That a server stored a JWT says neither that it trusts the issuer nor that the account runs with
 //! it: it checks neither issuer nor times, and an older JWT overwrites a newer one. What runs is asked
@@ -19,7 +23,7 @@ use crate::{
 /// One account to store.
 #[derive(Clone, Debug)]
 pub struct PushJob {
-    /// Whose JWT it is; what the servers go by is the JWT.
+    /// Whose JWT it is; servers refuse it when the JWT says otherwise.
     pub account: PublicKey<Account>,
     /// The JWT, without white space around it.
     pub jwt: Bytes,
@@ -48,11 +52,10 @@ impl PushOutcome {
     }
 }
 
-const UPDATE: &str = "$SYS.REQ.CLAIMS.UPDATE";
-
 /// Stores one account everywhere.
 pub(super) async fn push(asker: &Asker<'_>, job: PushJob) -> PushOutcome {
-    let gathered = asker.all(UPDATE, job.jwt, answers::store_answer).await;
+    let gathered =
+        asker.all(&format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", job.account), job.jwt, answers::store_answer).await;
     PushOutcome { account: job.account, per_server: per_server(gathered, asker) }
 }
 

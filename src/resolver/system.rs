@@ -6,7 +6,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 
 use super::{
     Resolver,
-    answers::{ServerInfo, StoreResult},
+    answers::{ServerInfo, ServerRef, StoreResult},
     assets::{self, Assets},
     connection::{Link, SystemConnection},
     delete::{self, DeleteOutcome},
@@ -95,7 +95,7 @@ impl SystemResolver {
     }
 
     fn asker<'a>(&'a self, link: &'a Link) -> Asker<'a> {
-        Asker { link, registry: &self.registry, timing: self.timing }
+        Asker { link, registry: &self.registry, timing: self.timing, skip: Vec::new() }
     }
 }
 
@@ -150,6 +150,10 @@ impl Resolver for SystemResolver {
 
     fn effective(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<EffectiveAnswer>>> {
         ask!(self, inspect::effective, account)
+    }
+
+    fn held(&self, server: ServerRef) -> BoxFuture<'_, Result<Vec<PublicKey<Account>>>> {
+        ask!(self, inspect::held, server)
     }
 
     fn connections(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Connections>>> {

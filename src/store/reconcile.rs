@@ -101,6 +101,22 @@ impl Store {
             .collect()
     }
 
+    /// The JWTs of those of `accounts` that a server may be told of when it asks. A tombstone is not told: the server
+    /// might store it after the deletion went by.
+    pub async fn jwts_for_servers(
+        &self,
+        accounts: &[PublicKey<Account>],
+    ) -> Result<HashMap<PublicKey<Account>, String>> {
+        let rows = sqlx::query(
+            "SELECT account_key, jwt FROM accounts
+             WHERE account_key = ANY($1) AND state NOT IN ('tombstone', 'deleted') AND jwt IS NOT NULL",
+        )
+        .bind(keys(accounts))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(|row| Ok((parse(row.try_get("account_key")?)?, row.try_get("jwt")?))).collect()
+    }
+
     /// Marks accounts to be pushed, with the audit events of those that were not marked already: several
     /// replicas may find the same. Returns the marked ones.
     pub async fn mark_wrong(&self, wrong: &[Wrong], now: DateTime<Utc>) -> Result<HashSet<PublicKey<Account>>> {

@@ -30,12 +30,13 @@ pub struct ServerRow {
 }
 
 impl Store {
-    /// Writes what was seen.
+    /// Writes what was seen. One that is not live is not written anew: it may have been forgotten just now.
     pub async fn save_servers(&self, servers: &[ServerRow]) -> Result<()> {
         for server in servers {
             sqlx::query(
                 "INSERT INTO servers (name, server_id, cluster, version, max_memory, max_disk, max_payload, live, seen_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9
+                 WHERE $8 OR EXISTS (SELECT FROM servers WHERE name = $1)
                  ON CONFLICT (name) DO UPDATE SET server_id = $2, cluster = $3, version = $4, max_memory = $5,
                      max_disk = $6, max_payload = $7, live = $8, seen_at = $9",
             )

@@ -9,6 +9,7 @@ mod expire;
 pub mod forecast;
 mod forget;
 mod items;
+mod lookup;
 mod platform;
 mod policies;
 mod provision;
@@ -84,6 +85,7 @@ pub fn start(
     tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(forget::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(restore::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
+    tracker.spawn(lookup::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(expire::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(policies::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(platform::run(Arc::clone(authority), stop.clone()));

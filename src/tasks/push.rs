@@ -15,6 +15,7 @@ use super::{
 use crate::{
     authority::{Authority, reconcile::respelled},
     error::Result,
+    model::view::ResolverType,
     nkey::{Account, PublicKey},
     resolver::{Effective, EffectiveAnswer, Loaded, PushJob, PushOutcome, Resolver, StoreResult, SystemResolver},
     store::accounts::{AccountServer, DueAccount, PushReport},
@@ -157,11 +158,15 @@ async fn settle(
     let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
     let mut settled = is_settled(&servers, &live);
     if due.tombstone {
-        // A server that is away would bring the account back to the others.
-        settled &= authority.standing().servers.iter().all(|server| live.contains(&server.row.name));
+        // A server that is away would bring the account back to the others; not so one that stores nothing.
+        let standing = authority.standing();
+        let mut storing = standing.servers.iter().filter(|server| server.told.resolver != Some(ResolverType::Url));
+        settled &= storing.all(|server| live.contains(&server.row.name));
     }
     if settled && due.tombstone {
-        match delete(authority, resolver, &due, &live).await {
+        let storing = resolver.known().into_iter().filter(|server| server.live && server.may_store());
+        let storing: Vec<_> = storing.map(|server| server.name).collect();
+        match delete(authority, resolver, &due, &storing).await {
             Ok(gone) => settled = gone,
             Err(error) => {
                 tracing::warn!(%error, cause = error.internal_report(), account = %due.account, "delete");

@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::TICK;
 use crate::{
-    authority::{Authority, ServerStanding, Standing},
+    authority::{Authority, ServerStanding, Standing, Told},
     error::Result,
+    model::view::ResolverType,
     nkey::{Operator, PublicKey},
-    resolver::{Known, Resolver, SystemResolver},
+    resolver::{Known, Resolver, ResolverKind, ServerInfo, SystemResolver},
     store::servers::ServerRow,
 };
 
@@ -74,12 +75,29 @@ async fn look(authority: &Authority, resolver: &SystemResolver, lost: bool) -> R
     if !news.is_empty() {
         authority.store().save_servers(&news).await?;
     }
+    forgotten_elsewhere(authority).await
+}
+
+/// Drops what another replica was told to forget: a server that does not answer and has no row any more.
+async fn forgotten_elsewhere(authority: &Authority) -> Result<()> {
+    let rows = authority.store().servers().await?;
+    let is_gone = |server: &ServerStanding| !server.row.live && rows.iter().all(|row| row.name != server.row.name);
+    let mut standing = Standing::clone(&authority.standing());
+    if standing.servers.iter().any(is_gone) {
+        standing.servers.retain(|server| !is_gone(server));
+        authority.set_standing(standing);
+        authority.push_wanted.notify_one();
+    }
     Ok(())
 }
 
 /// A server of which the registry knows nothing now.
 fn unknown(server: &ServerStanding) -> ServerStanding {
-    ServerStanding { row: ServerRow { live: false, ..server.row.clone() }, trusts_us: server.trusts_us }
+    ServerStanding {
+        row: ServerRow { live: false, ..server.row.clone() },
+        trusts_us: server.trusts_us,
+        told: server.told.clone(),
+    }
 }
 
 /// What is known of a server; what it has not told yet stays as it was.
@@ -111,7 +129,34 @@ fn standing(known: &Known, before: Option<&ServerStanding>, key: PublicKey<Opera
         row.max_disk = jetstream.map_or(0, |jetstream| jetstream.max_storage);
         trusts_us = Some(info.trusts(&key));
     }
-    ServerStanding { row, trusts_us }
+    ServerStanding { row, trusts_us, told: told(known, before) }
+}
+
+fn told(known: &Known, before: Option<&ServerStanding>) -> Told {
+    let before = before.filter(|before| before.row.id == known.id).map(|before| before.told.clone());
+    let mut told = before.unwrap_or_default();
+    if let Some(kind) = known.resolver {
+        told.resolver = Some(match kind {
+            ResolverKind::Full => ResolverType::Full,
+            ResolverKind::Cache => ResolverType::Cache,
+            ResolverKind::Url => ResolverType::Url,
+        });
+    }
+    if let Some(info) = &known.info {
+        told.started = info.started;
+        told.reloaded = info.config_loaded.filter(|_| info.is_reloaded());
+        told.operator_keys = operator_keys(info);
+    }
+    told
+}
+
+fn operator_keys(info: &ServerInfo) -> Vec<String> {
+    let operators = info.operators.iter();
+    let keys = operators.flat_map(|operator| {
+        let identity = (!operator.strict).then_some(operator.identity);
+        operator.signing_keys.iter().copied().chain(identity)
+    });
+    keys.map(|key| key.to_string()).collect()
 }
 
 /// Nothing worth writing has changed: when it was last seen alone is not.

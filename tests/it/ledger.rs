@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nats_authority::{
     authority::{
-        Actor, Authority, Parts, ServerStanding, Settings, Standing, bundle, proof,
+        Actor, Authority, Parts, ServerStanding, Settings, Standing, Told, bundle, proof,
         requests::{CanI, ChangeOrganization, NewCredential, NewOrganization, Reason},
     },
     clock::ManualClock,
@@ -88,6 +88,7 @@ fn standing(servers: usize, trusts_us: Option<bool>) -> Standing {
             seen_at: chrono::DateTime::default(),
         },
         trusts_us,
+        told: Told::default(),
     };
     Standing { servers: (1..=servers).map(server).collect(), connected: Ok(()) }
 }

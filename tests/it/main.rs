@@ -32,5 +32,6 @@ mod start_up;
 mod streams;
 mod support;
 mod tls;
+mod topologies;
 mod url_resolver;
 mod vectors;

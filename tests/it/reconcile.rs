@@ -225,7 +225,7 @@ async fn nothing_is_sent_when_nothing_differs() {
     }
     agreed(&stack).await;
     let spy = Intruder::new(&stack).await;
-    let mut updates = spy.0.subscribe("$SYS.REQ.CLAIMS.UPDATE").await.unwrap();
+    let mut updates = spy.0.subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE").await.unwrap();
     spy.0.flush().await.unwrap();
     stack.cluster.stop_server(2, Stop::Graceful).await.unwrap();
     stack.servers_live(2).await;

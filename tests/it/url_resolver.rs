@@ -38,7 +38,7 @@ async fn a_server_that_asks_by_url_lets_in_whom_the_ledger_lets_in() {
     stack.authority.suspend(&stack.actor, &"globex".parse().unwrap(), Reason::default()).await.unwrap();
     assert!(connect(&url, &late).await.is_err(), "suspended");
 
-    // Once a server has loaded an account it does not ask again, and nobody pushes to this one: what is
+    // Once a server has loaded an account it does not ask again, and nobody pushes to one that stands alone: what is
     // suspended or revoked afterwards it learns when it restarts.
     let id = revoked["credential"]["id"].as_str().unwrap().parse().unwrap();
     stack.authority.revoke(&stack.actor, id, Reason::default()).await.unwrap();

@@ -5,9 +5,14 @@
 //!    its own. Which one is random and not told, so the question is put several times.
 //! 2. Where one disagrees it sends all that it stores, and **only the accounts that differ** are looked
 //!    up on every server and judged.
+//!    Questions to one server do not cross gateways: of a server in another cluster that is new or came back,
+//!    all accounts are looked up.
 //! 3. Servers hash what they were told, not what is on their disks. So **a sample** of accounts, another
 //!    one each time, is looked up and asked after anyway; a copy that is missing there makes all accounts
 //!    be looked up.
+//!
+//! Servers with a caching or no resolver answer neither PACK nor LOOKUP. What they run is in the sample; when one is new
+//! or came back, all that it has loaded or keeps is judged.
 //!
 //! Nothing is pushed here: what is wrong is marked in the ledger, and the push task pushes exactly that.
 
@@ -21,7 +26,7 @@ use crate::{
     authority::reconcile::{Action, Copy, Desired, Reason, Repair, asks, decide, decide_all, decide_running},
     error::Result,
     jwt::envelope::read_unverified,
-    resolver::{Effective, Pack, Resolver, ServerRef, xor_hash},
+    resolver::{Effective, Known, Pack, Resolver, ServerRef, xor_hash},
     store::reconcile::Present,
 };
 
@@ -34,6 +39,8 @@ pub struct Thoroughness {
     pub nines: u32,
     /// How many accounts the sample has.
     pub sample: usize,
+    /// How many it has while there are servers across a gateway, for which it is all there is.
+    pub far_sample: usize,
     /// How often a server may say that it differs and then send exactly what it should store, before the
     /// comparison is given up: each time it sends everything.
     pub odd: usize,
@@ -41,7 +48,7 @@ pub struct Thoroughness {
 
 impl Default for Thoroughness {
     fn default() -> Self {
-        Self { asks: 3, nines: 6, sample: 32, odd: 2 }
+        Self { asks: 3, nines: 6, sample: 32, far_sample: 256, odd: 2 }
     }
 }
 
@@ -50,7 +57,7 @@ impl Default for Thoroughness {
 pub struct Memory {
     /// What servers store that the ledger does not know: part of the hash that we expect.
     unknown: BTreeMap<Key, Hash>,
-    /// The live servers that were found right since they appeared, by name with their ids.
+    /// The live servers that were found right since they appeared, by name with their [`Known::stamp`].
     confirmed: HashMap<String, String>,
     /// What the last comparison had pushed: if it is wrong again the servers need a rewrite.
     repaired: HashSet<Key>,
@@ -117,6 +124,8 @@ struct Check<'a> {
     ledger: &'a dyn Ledger,
     resolver: &'a dyn Resolver,
     live: Vec<ServerRef>,
+    /// The live servers.
+    servers: Vec<Known>,
     memory: &'a mut Memory,
     findings: Findings,
 }
@@ -128,11 +137,11 @@ pub async fn check(
     thoroughness: Thoroughness,
     memory: &mut Memory,
 ) -> Result<Findings> {
-    let known = resolver.known().into_iter().filter(|server| server.live);
-    let live: Vec<_> = known.map(|server| ServerRef { name: server.name, id: server.id }).collect();
-    // One that left and came back may have missed something.
-    memory.confirmed.retain(|name, id| live.iter().any(|server| server.name == *name && server.id == *id));
-    let mut check = Check { ledger, resolver, live, memory, findings: Findings::default() };
+    let servers: Vec<_> = resolver.known().into_iter().filter(|server| server.live).collect();
+    let live = servers.iter().map(reference).collect();
+    // One that left and came back, or reloaded, may have missed something.
+    memory.confirmed.retain(|name, stamp| servers.iter().any(|s| s.name == *name && s.stamp() == *stamp));
+    let mut check = Check { ledger, resolver, live, servers, memory, findings: Findings::default() };
     if !check.live.is_empty() {
         check.run(thoroughness).await?;
     }
@@ -141,16 +150,19 @@ pub async fn check(
 
 impl Check<'_> {
     async fn run(&mut self, thoroughness: Thoroughness) -> Result<()> {
-        let new: Vec<_> =
-            self.live.iter().filter(|server| !self.memory.confirmed.contains_key(&server.name)).cloned().collect();
+        let new = |server: &&Known| !self.memory.confirmed.contains_key(&server.name);
+        let (new, others): (Vec<Known>, Vec<Known>) =
+            self.servers.iter().filter(new).cloned().partition(Known::may_be_full);
         let full = match self.resolver.lookup(self.ledger.system_account()).await {
             Ok(answers) => answers.len(),
             // No full resolver at all: nothing but pushing can be done.
             Err(_) => 0,
         };
         // An answer may have been lost: not fewer than there are servers.
-        let servers = if full == 0 { 0 } else { self.live.len() };
-        let count = if new.is_empty() { servers * thoroughness.asks } else { asks(servers, thoroughness.nines) };
+        let near = self.servers.iter().filter(|server| server.may_be_full() && server.near).count();
+        let servers = if full == 0 { 0 } else { near };
+        let settled = !new.iter().any(|server| server.near);
+        let count = if settled { servers * thoroughness.asks } else { asks(servers, thoroughness.nines) };
         let desired = self.ledger.hash().await?;
         let mut odd = 0;
         for _ in 0..count {
@@ -167,20 +179,66 @@ impl Check<'_> {
             }
         }
         self.findings.unknown = self.memory.unknown.keys().copied().collect();
-        if full > 0 && self.sample(thoroughness.sample).await? {
+        let far = self.servers.iter().any(|server| server.may_be_full() && !server.near);
+        let size = if far { thoroughness.far_sample } else { thoroughness.sample };
+        let all = new.iter().any(|server| !server.near);
+        if self.sample(size, all).await? {
             return Ok(());
         }
         self.memory.repaired.clear();
-        self.findings.agreed = full > 0;
+        let met = self.meet(others).await?;
+        self.findings.agreed = met && (full > 0 || self.full() == 0);
         self.confirm(new, full).await
     }
 
-    /// All full resolvers agree. If those are all servers, the new ones are right.
-    async fn confirm(&mut self, new: Vec<ServerRef>, full: usize) -> Result<()> {
+    /// How many live servers store every account, or may do so.
+    fn full(&self) -> usize {
+        self.servers.iter().filter(|server| server.may_be_full()).count()
+    }
+
+    /// Servers without a full resolver that are new or came back: judges what they have loaded and what they keep.
+    /// True when all of it is right.
+    async fn meet(&mut self, servers: Vec<Known>) -> Result<bool> {
+        let mut right = true;
+        for server in servers {
+            let Ok(held) = self.resolver.held(reference(&server)).await else {
+                (right, self.findings.again) = (false, true);
+                continue;
+            };
+            let present: HashMap<Key, Present> = self.ledger.present(None, None).await?.into_iter().collect();
+            let resolver = self.resolver;
+            let looks = held.into_iter().map(|key| async move { (key, resolver.effective(key).await) });
+            let looks: Vec<_> = stream::iter(looks).buffer_unordered(IN_FLIGHT).collect().await;
+            let mut suspects = BTreeMap::new();
+            for (key, answers) in looks {
+                let its = answers?.into_iter().find(|answer| answer.server == reference(&server));
+                let Some(Effective::Running { jwt, .. }) = its.map(|answer| answer.effective) else { continue };
+                let present = present.get(&key).copied();
+                let mut suspect = Suspect { present, ..Suspect::default() };
+                match present {
+                    Some(_) => suspect.runs.push(Seen::of(&jwt)),
+                    // Deleted, perhaps, and still in its directory.
+                    None if server.may_store() => suspect.stored.push(Seen::of(&jwt)),
+                    None => {}
+                }
+                suspects.insert(key, suspect);
+            }
+            if self.judge(suspects, |_| false).await? {
+                (right, self.findings.again) = (false, true);
+            } else {
+                self.ledger.confirm(&reference(&server)).await?;
+                self.memory.confirmed.insert(server.name.clone(), server.stamp());
+            }
+        }
+        Ok(right)
+    }
+
+    /// All full resolvers agree. If those are all that should be, the new ones are right.
+    async fn confirm(&mut self, new: Vec<Known>, full: usize) -> Result<()> {
         if new.is_empty() {
             return Ok(());
         }
-        let all_full = full >= self.live.len();
+        let all_full = full >= self.full();
         self.memory.unsure = if all_full { 0 } else { self.memory.unsure + 1 };
         if !all_full && self.memory.unsure < UNSURE {
             // Perhaps it has only just started.
@@ -189,11 +247,11 @@ impl Check<'_> {
         }
         for server in new {
             if all_full {
-                self.ledger.confirm(&server).await?;
+                self.ledger.confirm(&reference(&server)).await?;
             } else {
-                self.ledger.push_unacknowledged(&server).await?;
+                self.ledger.push_unacknowledged(&reference(&server)).await?;
             }
-            self.memory.confirmed.insert(server.name, server.id);
+            self.memory.confirmed.insert(server.name.clone(), server.stamp());
         }
         self.memory.unsure = 0;
         Ok(())
@@ -233,14 +291,14 @@ impl Check<'_> {
         }
         if suspects.len() <= LOOKUPS {
             // What it sent may be old by now, and it is only one of them.
-            let resolver = self.resolver;
+            let (resolver, full) = (self.resolver, self.full());
             let keys: Vec<Key> = suspects.keys().copied().collect();
             let mut lookups = stream::iter(keys)
                 .map(|key| async move { (key, resolver.lookup(key).await) })
                 .buffer_unordered(IN_FLIGHT);
             while let Some((key, answers)) = lookups.next().await {
                 if let (Ok(answers), Some(suspect)) = (answers, suspects.get_mut(&key))
-                    && answers.len() >= self.live.len()
+                    && answers.len() >= full
                 {
                     suspect.stored = answers.iter().map(|answer| seen(answer.as_deref())).collect();
                 }
@@ -253,8 +311,8 @@ impl Check<'_> {
         Ok(!wrong)
     }
 
-    /// Looks a few accounts up. True: something is wrong, and is being repaired.
-    async fn sample(&mut self, size: usize) -> Result<bool> {
+    /// Looks a few accounts up, or all. True: something is wrong, and is being repaired.
+    async fn sample(&mut self, size: usize, all: bool) -> Result<bool> {
         let mut page = self.ledger.present(self.memory.cursor, i64::try_from(size).ok()).await?;
         self.memory.cursor = if page.len() < size { None } else { page.last().map(|(account, _)| *account) };
         let mut whole = false;
@@ -269,7 +327,7 @@ impl Check<'_> {
                 if cursor.is_none() {
                     break;
                 }
-            } else if missing {
+            } else if missing || all {
                 whole = true;
             } else {
                 break;
@@ -377,6 +435,10 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
+
+fn reference(server: &Known) -> ServerRef {
+    ServerRef { name: server.name.clone(), id: server.id.clone() }
 }
 
 fn seen(token: Option<&str>) -> Seen {

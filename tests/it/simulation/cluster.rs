@@ -17,7 +17,7 @@ use nats_authority::{
     nkey::{Account, PublicKey},
     resolver::{
         Connections, DeleteOutcome, Effective, EffectiveAnswer, Known, Listing, Pack, PushJob, PushOutcome, Resolver,
-        ServerAnswer, ServerInfo, ServerRef, StoreResult, Streams, xor_hash,
+        ResolverKind, ServerAnswer, ServerInfo, ServerRef, StoreResult, Streams, xor_hash,
     },
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -283,6 +283,8 @@ impl Resolver for SimulatedCluster {
             live: node.reachable(),
             last_seen: chrono::DateTime::default(),
             info: None,
+            resolver: Some(ResolverKind::Full),
+            near: true,
         };
         self.state().nodes.iter().map(known).collect()
     }
@@ -334,6 +336,11 @@ impl Resolver for SimulatedCluster {
         });
         let answers: Vec<_> = answers.collect();
         async move { Ok(answers) }.boxed()
+    }
+
+    fn held(&self, _: ServerRef) -> BoxFuture<'_, Result<Vec<Key>>> {
+        // All of them have full resolvers.
+        async { Err(no_answer()) }.boxed()
     }
 
     fn connections(&self, _: Key) -> BoxFuture<'_, Result<Vec<Connections>>> {

@@ -356,7 +356,7 @@ impl Driver {
             _ => {}
         }
         // Certain enough that chance does not fail one of a hundred thousand schedules.
-        let thoroughness = Thoroughness { asks: 14, nines: 8, sample: 1, odd: usize::MAX };
+        let thoroughness = Thoroughness { asks: 14, nines: 8, sample: 1, far_sample: 1, odd: usize::MAX };
         let before = self.cluster.state().updates;
         let checked = block_on(check(&self.model, &self.cluster, thoroughness, &mut self.memory));
         if self.cluster.state().updates != before {

@@ -46,6 +46,11 @@ impl Stack {
     }
 
     pub async fn start_with(nodes: usize, policies: Policies) -> Self {
+        Self::with_layout(policies, |spec, _| spec.nodes = nodes).await
+    }
+
+    /// The same with another layout of servers, which may ask for accounts at the URL that `layout` is given.
+    pub async fn with_layout(policies: Policies, layout: impl FnOnce(&mut ClusterSpec, &str)) -> Self {
         let database = super::migrated_database().await;
         let dir = super::temp_dir();
         let store =
@@ -59,13 +64,14 @@ impl Stack {
         new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap();
         let trust = new.bundle.trust().unwrap();
         let mut spec = ClusterSpec::new(dir.path(), "test", trust.clone());
-        spec.nodes = nodes;
         // Nothing is set aside for it: enough that hundreds of organizations are admitted.
         spec.jetstream_max_file = 100 << 30;
-        let cluster = Cluster::start(spec).await.unwrap();
         let settings = Settings::default();
         let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await.unwrap();
         let stop = CancellationToken::new();
+        let url = listen(&authority, &stop).await;
+        layout(&mut spec, &format!("{url}/jwt/v1/accounts/"));
+        let cluster = Cluster::start(spec).await.unwrap();
         let setup = tasks::Setup {
             nats_urls: cluster.urls(),
             tls_ca: None,
@@ -77,7 +83,7 @@ impl Stack {
         let actor = Actor::caller("test", [CallerRole::SovereignAdmin]);
         let admin_token = new.admin_token.to_string();
         let stack = Self { cluster, authority, resolver, actor, database, trust, admin_token, stop, _dir: dir };
-        stack.servers_live(nodes).await;
+        stack.servers_live(stack.cluster.servers().len()).await;
         stack
     }
 
@@ -137,6 +143,16 @@ impl Stack {
             .connect(self.cluster.servers()[index].url())
             .await
     }
+}
+
+/// Serves the API, without a way to the servers, before there are any; returns where.
+async fn listen(authority: &Arc<Authority>, stop: &CancellationToken) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = api::router(api::ApiState::new(Arc::clone(authority)));
+    let stopped = stop.clone().cancelled_owned();
+    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped).await });
+    url
 }
 
 impl Drop for Stack {
