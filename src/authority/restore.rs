@@ -9,17 +9,23 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Actor, Authority};
-use crate::{error::Result, model::Environment, store::made::Made};
+use crate::{
+    error::Result,
+    model::{Environment, ItemName},
+    store::made::Made,
+};
 
 /// What an environment lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// Its id.
     pub environment: Uuid,
-    /// The streams, the bucket's among them.
-    pub streams: Vec<String>,
+    /// Of its own two streams, the event stream's and the bucket's, those that are missing.
+    pub own: Vec<String>,
+    /// The further streams.
+    pub streams: Vec<ItemName>,
     /// The consumers; all of them when their stream is missing.
-    pub consumers: Vec<String>,
+    pub consumers: Vec<ItemName>,
 }
 
 /// What is missing of `made`, where the servers have `streams` in its account: pure.
@@ -31,15 +37,16 @@ pub fn lost(made: &Made, streams: Option<&BTreeMap<String, BTreeSet<String>>>) -
     let wanted = [events, format!("KV_{}", environment.bucket())];
     let gone = Lost {
         environment: made.environment,
-        streams: wanted.into_iter().filter(|name| !has(name)).collect(),
+        own: wanted.into_iter().filter(|name| !has(name)).collect(),
+        streams: made.streams.iter().filter(|name| !has(&environment.further_stream(name))).cloned().collect(),
         consumers: made
             .consumers
             .iter()
-            .filter(|name| consumers.is_none_or(|consumers| !consumers.contains(*name)))
+            .filter(|name| consumers.is_none_or(|consumers| !consumers.contains(name.as_str())))
             .cloned()
             .collect(),
     };
-    (!gone.streams.is_empty() || !gone.consumers.is_empty()).then_some(gone)
+    (!gone.own.is_empty() || !gone.streams.is_empty() || !gone.consumers.is_empty()).then_some(gone)
 }
 
 impl Authority {
@@ -47,11 +54,13 @@ impl Authority {
     /// is no longer there, or being made already.
     pub async fn restore(&self, made: &Made, lost: &Lost) -> Result<bool> {
         let environment = Environment::new(made.org.clone(), made.env_type.clone());
-        let detail = json!({"streams": lost.streams, "consumers": lost.consumers});
+        let further = lost.streams.iter().map(|name| environment.further_stream(name));
+        let streams: Vec<_> = lost.own.iter().cloned().chain(further).collect();
+        let detail = json!({"streams": streams, "consumers": lost.consumers});
         let actor = Actor::task("restore");
         let event = self.event(&actor, "environment.restore", Some(&made.org), environment.name(), detail);
-        let streams = !lost.streams.is_empty();
-        let again = self.store.make_again(made.environment, streams, &lost.consumers, &event).await?;
+        let own = !lost.own.is_empty();
+        let again = self.store.make_again(made.environment, own, &lost.streams, &lost.consumers, &event).await?;
         if again {
             self.provision_wanted.notify_one();
             self.announce(made.account);
@@ -74,7 +83,8 @@ mod tests {
             org: "acme".parse().unwrap(),
             account: KeyPair::<Account>::generate(&SeededEntropy::new(1)).public(),
             env_type: "prod".parse().unwrap(),
-            consumers: vec!["a".to_owned(), "b".to_owned()],
+            streams: vec!["jobs".parse().unwrap()],
+            consumers: vec!["a".parse().unwrap(), "b".parse().unwrap()],
         }
     }
 
@@ -82,25 +92,31 @@ mod tests {
     fn what_is_missing_is_named() {
         const EVENTS: &str = "ws-acme-prod-events";
         const BUCKET: &str = "KV_ws-acme-prod-state";
-        // The streams with their consumers; what is lost.
+        const JOBS: &str = "ws-acme-prod-jobs";
+        // The streams with their consumers; the environment's own, further streams and consumers that are lost.
         type Streams = &'static [(&'static str, &'static [&'static str])];
-        let table: [(Streams, &[&str], &[&str]); 6] = [
-            (&[(EVENTS, &["a", "b", "c"]), (BUCKET, &[]), ("theirs", &[])], &[], &[]),
-            (&[(EVENTS, &["b"]), (BUCKET, &[])], &[], &["a"]),
-            (&[(EVENTS, &["a", "b"])], &[BUCKET], &[]),
-            (&[(BUCKET, &[])], &[EVENTS], &["a", "b"]),
-            (&[("theirs", &["a", "b"])], &[EVENTS, BUCKET], &["a", "b"]),
-            (&[], &[EVENTS, BUCKET], &["a", "b"]),
+        type Names = &'static [&'static str];
+        let table: [(Streams, Names, Names, Names); 7] = [
+            (&[(EVENTS, &["a", "b", "c"]), (BUCKET, &[]), (JOBS, &[]), ("theirs", &[])], &[], &[], &[]),
+            (&[(EVENTS, &["b"]), (BUCKET, &[]), (JOBS, &["a"])], &[], &[], &["a"]),
+            (&[(EVENTS, &["a", "b"]), (JOBS, &[])], &[BUCKET], &[], &[]),
+            (&[(EVENTS, &["a", "b"]), (BUCKET, &[])], &[], &["jobs"], &[]),
+            (&[(BUCKET, &[]), (JOBS, &[])], &[EVENTS], &[], &["a", "b"]),
+            (&[("theirs", &["a", "b"])], &[EVENTS, BUCKET], &["jobs"], &["a", "b"]),
+            (&[], &[EVENTS, BUCKET], &["jobs"], &["a", "b"]),
         ];
-        for (has, streams, consumers) in table {
+        for (has, own, streams, consumers) in table {
             let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let items = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<ItemName>>();
             let has: BTreeMap<String, BTreeSet<String>> = has
                 .iter()
                 .map(|(name, consumers)| ((*name).to_owned(), owned(consumers).into_iter().collect()))
                 .collect();
-            let lost = lost(&made(), (!has.is_empty()).then_some(&has)).map(|lost| (lost.streams, lost.consumers));
-            let expected = (!streams.is_empty() || !consumers.is_empty()).then(|| (owned(streams), owned(consumers)));
-            assert_eq!(lost, expected, "{has:?}");
+            let lost = lost(&made(), (!has.is_empty()).then_some(&has));
+            let (own, streams, consumers) = (owned(own), items(streams), items(consumers));
+            let nothing = own.is_empty() && streams.is_empty() && consumers.is_empty();
+            let environment = Uuid::from_u128(7);
+            assert_eq!(lost, (!nothing).then_some(Lost { environment, own, streams, consumers }), "{has:?}");
         }
     }
 }

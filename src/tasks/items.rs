@@ -21,7 +21,7 @@ use crate::{
 const AT_ONCE: i64 = 8;
 
 /// How long other replicas leave a claimed one alone, seconds.
-const LEASE: i64 = 60;
+const LEASE: i64 = 30;
 
 /// Works on what is due; tells how many that were. Streams first: consumers read from them.
 pub(super) async fn provision_due(authority: &Authority, resolver: &SystemResolver, replicas: usize) -> Result<usize> {

@@ -18,6 +18,10 @@ async fn declare(http: &Http, org: &str) {
     let body = json!({"filterSubjects": [format!("ws.{org}-prod.orders.>")]});
     let (status, view) = http.send_and_wait(Method::PUT, &path, Some(body)).await;
     assert_eq!((status, &view["state"]), (201, &json!("ready")), "{view}");
+    let path = format!("/api/v1/orgs/{org}/envs/prod/streams/jobs");
+    let body = json!({"filterSubjects": [format!("ws.{org}-prod.jobs.>")], "maxBytes": "1MiB"});
+    let (status, view) = http.send_and_wait(Method::PUT, &path, Some(body)).await;
+    assert_eq!((status, &view["state"]), (201, &json!("ready")), "{view}");
 }
 
 /// Publishes with one credential and fetches with another; false: something is not there.
@@ -95,6 +99,18 @@ async fn everything_comes_back_from_the_database() {
         .zip(&credentials)
         .map(|(slug, (publisher, consumer))| eventually("events flow", move || flows(url, slug, publisher, consumer)));
     join_all(all).await;
+    for slug in &slugs {
+        eventually("the further stream is ready", || async {
+            http.get(&format!("/api/v1/orgs/{slug}/envs/prod/streams/jobs")).await.1["state"] == "ready"
+        })
+        .await;
+        let account = http.get(&format!("/api/v1/orgs/{slug}")).await.1["accountId"].as_str().unwrap().to_owned();
+        let path = format!("jetstream/jetstream/{account}/streams/ws-{slug}-prod-jobs");
+        for server in site.cluster.servers() {
+            let folder = server.resolver_dir().with_file_name(&path);
+            assert!(folder.is_dir(), "{}", folder.display());
+        }
+    }
     println!("streams, buckets and consumers restored after {:?}", start.elapsed());
     let mut database = PgConnection::connect(site.database.url()).await.unwrap();
     Scene::of_site(&site).servers_store_the_ledger(&mut database).await;
