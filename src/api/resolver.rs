@@ -9,7 +9,10 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{ApiState, caller::Caller, extract::ServerPath, problem::Refusal};
-use crate::authority::{Authority, ServerStanding};
+use crate::{
+    authority::{Authority, ServerStanding},
+    model::view::ResolverType,
+};
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new().routes(routes!(show_resolver)).routes(routes!(forget_server)).routes(routes!(reconcile))
@@ -62,6 +65,18 @@ pub struct ServerStatus {
     pub live: bool,
     /// It trusts this operator's signing key; null: it has not said so yet.
     pub trusts_operator: Option<bool>,
+    /// Its kind of resolver; null: it has not told yet.
+    #[serde(default)]
+    pub resolver: Option<ResolverType>,
+    /// When it started; null: it has not told yet.
+    #[serde(default)]
+    pub started_at: Option<DateTime<Utc>>,
+    /// The operator keys whose signatures on accounts it accepts.
+    #[serde(default)]
+    pub operator_keys: Vec<String>,
+    /// What somebody should do something about, in words.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// JetStream memory, bytes.
     pub max_memory: i64,
     /// JetStream disk, bytes.
@@ -82,12 +97,29 @@ impl From<&ServerStanding> for ServerStatus {
             version: row.version.clone(),
             live: row.live,
             trusts_operator: server.trusts_us,
+            resolver: server.told.resolver,
+            started_at: server.told.started,
+            operator_keys: server.told.operator_keys.clone(),
+            warnings: warnings(server),
             max_memory: row.max_memory,
             max_disk: row.max_disk,
             max_payload: row.max_payload,
             seen_at: row.seen_at,
         }
     }
+}
+
+fn warnings(server: &ServerStanding) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if server.row.live && server.trusts_us == Some(false) {
+        warnings.push("it does not trust this operator's signing key, so that nothing is signed".to_owned());
+    }
+    if let Some(at) = server.told.reloaded.filter(|_| server.row.live) {
+        let at = at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let words = "it reloaded its configuration at {at} and looks no account up elsewhere until it restarts";
+        warnings.push(words.replace("{at}", &at));
+    }
+    warnings
 }
 
 /// Accounts that are compared.

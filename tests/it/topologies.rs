@@ -288,6 +288,15 @@ async fn a_server_that_reloaded_is_told_and_looked_at() {
     let start = Instant::now();
     eventually("seen", || async { stack.authority.standing().servers[0].told.reloaded.is_some() }).await;
     println!("a reload was noticed after {:?}", start.elapsed());
+    let http = stack.serve().await;
+    let (_, status) = http.get("/api/v1/resolver").await;
+    let server = &status["servers"][0];
+    assert_eq!((server["resolver"].as_str(), server["trustsOperator"].as_bool()), (Some("full"), Some(true)));
+    let keys = stack.authority.operator_signing_key().to_string();
+    assert!(server["operatorKeys"].as_array().unwrap().iter().any(|key| *key == keys), "{server}");
+    assert!(server["startedAt"].is_string(), "{server}");
+    let warnings = server["warnings"].as_array().unwrap();
+    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().contains("until it restarts"), "{server}");
     // After: it does not look any more; what it misses it gets by a push.
     std::fs::remove_file(file(&stack, two)).unwrap();
     let start = Instant::now();

@@ -8,8 +8,8 @@ use reqwest::Method;
 use super::{Outcome, client::Client};
 use crate::{
     api::resolver::{Reconciliation, ResolverStatus},
-    cli::output::{OutputFormat, fields, note, print, table},
-    model::size::format_size,
+    cli::output::{OutputFormat, fields, note, plain, print, table, time},
+    model::{size::format_size, view::ResolverType},
 };
 
 /// How often `--watch` looks.
@@ -95,12 +95,28 @@ fn status(status: &ResolverStatus) -> String {
                 None => "unknown",
             }
             .to_owned(),
+            match server.resolver {
+                Some(ResolverType::Full) => "full",
+                Some(ResolverType::Cache) => "cache",
+                Some(ResolverType::Url) => "url",
+                None => "unknown",
+            }
+            .to_owned(),
             server.version.clone(),
             server.cluster.clone().unwrap_or_default(),
             format_size(server.max_disk),
             server.id.clone(),
         ]
     });
-    let servers = table(["SERVER", "STATE", "TRUSTS US", "VERSION", "CLUSTER", "DISK", "ID"], rows);
-    format!("{}\n{servers}", fields(&[("connection", connection), ("accounts", accounts)]))
+    let servers = table(["SERVER", "STATE", "TRUSTS US", "RESOLVER", "VERSION", "CLUSTER", "DISK", "ID"], rows);
+    let agreed = status.agreed_at.map_or_else(|| "not since the service started".to_owned(), time);
+    let unknown = match status.unknown_accounts.len() {
+        0 => String::new(),
+        count => format!("{count}: {}", status.unknown_accounts.join(", ")),
+    };
+    let pairs =
+        [("connection", connection), ("accounts", accounts), ("all agreed", agreed), ("unknown accounts", unknown)];
+    let warnings = status.servers.iter().flat_map(|server| server.warnings.iter().map(move |text| (server, text)));
+    let warnings: Vec<_> = warnings.map(|(server, text)| format!("\n{}: {}", server.name, plain(text))).collect();
+    format!("{}\n{servers}{}", fields(&pairs), warnings.concat())
 }
