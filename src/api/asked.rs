@@ -67,6 +67,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// The servers, if they can be asked.
+    pub(super) fn resolver(&self) -> Option<&dyn Resolver> {
+        self.resolver.as_deref()
+    }
+
     /// For a change that is only to be tried: the answer.
     pub(super) async fn preview(&self, proposal: Proposal<'_>) -> Result<Option<Response>> {
         if !self.dry_run {

@@ -25,6 +25,7 @@ use super::{
     page::{Limit, List, page},
     prefer::{Prefer, PreferHeader},
     problem::Refusal,
+    revocations::Witness,
 };
 use crate::{
     authority::{
@@ -35,7 +36,7 @@ use crate::{
     model::{
         CredentialState, EnvType, Reach,
         size::parse_duration,
-        view::{CredentialView, ResolverView},
+        view::{ClientsView, CredentialView, ResolverView},
     },
     store::credentials::Filter,
 };
@@ -111,6 +112,9 @@ pub struct ChangedCredential {
     pub credential: CredentialView,
     /// What the servers have.
     pub resolver: ResolverView,
+    /// Whether its clients are gone; absent unless the request waited for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<ClientsView>,
 }
 
 /// Nothing between us and the caller may keep a secret.
@@ -250,7 +254,8 @@ async fn rotate_credential(
 
 /// Revokes a credential.
 ///
-/// The servers close its connections and let no new ones in.
+/// The servers close its connections and let no new ones in. With `Prefer: wait=N` the answer says whether
+/// they are gone.
 #[utoipa::path(
     post, path = "/credentials/{id}/revoke", tag = "credentials", request_body = Option<Reason>,
     params(
@@ -271,9 +276,12 @@ async fn revoke_credential(
     if let Some(preview) = asked.preview(Proposal::Revoke(id, &reason)).await? {
         return Ok(preview);
     }
+    let org = authority.credential(id).await?.org.parse()?;
+    let witness = Witness::of(&asked, &authority, &org, prefer).await?;
     let (credential, _) = authority.revoke(&asked.actor, id, reason).await?;
-    let view = prefer.settled_or_now(&authority, &credential.org.parse()?, false).await?;
-    let body = ChangedCredential { credential, resolver: view.resolver };
+    let view = prefer.settled_or_now(&authority, &org, false).await?;
+    let clients = witness.confirm(&asked, &authority, &view).await?;
+    let body = ChangedCredential { credential, resolver: view.resolver, clients };
     Ok((prefer.applied(), etag_of(&body.resolver), Json(body)).into_response())
 }
 

@@ -31,6 +31,7 @@ pub mod probes;
 pub mod problem;
 mod request;
 pub mod resolver;
+pub mod revocations;
 pub mod streams;
 mod url_resolver;
 
@@ -119,6 +120,7 @@ fn resources() -> OpenApiRouter<ApiState> {
         .merge(consumers::routes())
         .merge(streams::routes())
         .merge(credentials::routes())
+        .merge(revocations::routes())
         .merge(keys::routes())
         .merge(operator::routes())
         .merge(policies::routes())

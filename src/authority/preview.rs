@@ -8,7 +8,7 @@ use super::{
     Actor, Authority,
     mint::Decided,
     organizations::{Transform, busy},
-    requests::{ChangeOrganization, NewOrganization, Reason},
+    requests::{ChangeOrganization, NewOrganization, Reason, Revoke},
     work::{Trial, Work},
 };
 use crate::{
@@ -37,6 +37,8 @@ pub enum Proposal<'a> {
     DeleteEnvironment(&'a OrgSlug, &'a EnvType),
     /// [`Authority::revoke`].
     Revoke(Uuid, &'a Reason),
+    /// [`Authority::revoke_selected`].
+    RevokeSelected(&'a OrgSlug, &'a Revoke),
 }
 
 /// What a change would make of an organization's account.
@@ -112,6 +114,9 @@ impl Authority {
                 Ok(self.delete_environment_in(work, actor, slug, env_type).await?.0)
             }
             Proposal::Revoke(id, reason) => self.revoke_in(work, actor, id, reason).await,
+            Proposal::RevokeSelected(slug, selector) => {
+                Ok(self.revoke_selected_in(work, actor, slug, selector).await?.1)
+            }
         }
     }
 

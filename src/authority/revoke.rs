@@ -2,6 +2,8 @@
 //! that servers refuse them for. The choice is made in `effect`; whether the clients are gone is for
 //! whoever can ask the servers.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
@@ -71,7 +73,7 @@ impl Authority {
         Ok(tried)
     }
 
-    async fn revoke_selected_in(
+    pub(super) async fn revoke_selected_in(
         &self,
         work: &mut Work,
         actor: &Actor,
@@ -105,6 +107,12 @@ impl Authority {
             bytes_after = revocations::size(work.rows(), org.account).await?.bytes;
         }
         Ok((Revocation { revoked, effect, bytes_before: before.bytes, bytes_after, generation }, org))
+    }
+
+    /// Of these users, those that the ledger knows and no valid credential is left for.
+    pub async fn refused_users(&self, slug: &OrgSlug, users: &[String]) -> Result<HashSet<String>> {
+        let org = self.require_organization(slug).await?;
+        Ok(self.store.refused_users(org.id, users, self.now()).await?.into_iter().collect())
     }
 
     /// How large an organization's account is because of revocations, and what keeps it from becoming smaller.

@@ -289,8 +289,6 @@ pub enum RevocationsState {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RevokedView {
-    /// Nothing was done: this is what would be.
-    pub dry_run: bool,
     /// Credentials that are revoked by it.
     pub revoked: i64,
     /// Users that the account then names, one by one.

@@ -8,6 +8,7 @@ mod connect;
 mod expire;
 pub mod forecast;
 mod forget;
+pub mod gone;
 mod items;
 mod lookup;
 mod platform;

@@ -269,7 +269,7 @@ async fn creds_files_are_private_and_nothing_is_overwritten() {
     let again = s.run(&format!("cred rotate {id} --out {}", s.path("again.creds"))).await;
     assert_eq!(again.failed(), (1, "credential-superseded"));
     assert!(!std::path::Path::new(&s.path("again.creds")).exists(), "nothing to keep, no file");
-    assert!(s.done(&format!("cred revoke {id} --reason test")).await.contains("revoked"));
+    assert!(s.done(&format!("cred revoke {id} --no-wait --reason test")).await.contains("revoked"));
     assert!(s.done("cred list acme --state revoked").await.contains(&id.to_string()));
 }
 

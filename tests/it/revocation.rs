@@ -10,6 +10,8 @@ use nats_authority::{
     model::{CredentialState, EnvType, OrgSlug},
     nkey::{Account, PublicKey},
 };
+use reqwest::Method;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
@@ -258,4 +260,53 @@ async fn servers_refuse_what_was_selected_and_take_what_is_issued_in_the_same_se
         stack.connect(&new, index).await.unwrap();
     }
     eventually("the sibling is closed", || async { !connected(&sibling) }).await;
+}
+
+async fn open(stack: &Stack, issued: &Issued, count: usize) -> Vec<Client> {
+    let connects = (0..count).map(|n| stack.connect(issued, n % 3));
+    futures::future::join_all(connects).await.into_iter().map(Result::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_clients_of_an_environment_are_gone_and_the_siblings_stay() {
+    let stack = Stack::start(3).await;
+    let http = stack.serve().await;
+    // Plans limit connections; here they are what is counted.
+    stack.onboard("acme", &["prod", "dev"]).await;
+    let unlimited = json!({"limits": {"conn": 1000}});
+    assert_eq!(http.send_and_wait(Method::PATCH, "/api/v1/orgs/acme", Some(unlimited)).await.0, 200);
+    stack.converged("acme").await;
+    let (prod, dev) = (stack.issue("acme", "prod", "viewer").await, stack.issue("acme", "dev", "viewer").await);
+    let restricted = NewCredential {
+        name: "local".to_owned(),
+        role: "viewer".to_owned(),
+        allowed_cidrs: vec!["127.0.0.0/8".to_owned()],
+        ..NewCredential::default()
+    };
+    let plain = stack.authority.issue(&stack.actor, &slug(), &"prod".parse().unwrap(), restricted).await.unwrap();
+    let gone: Vec<Client> = [open(&stack, &prod, 180).await, open(&stack, &plain, 20).await].concat();
+    let stay = open(&stack, &dev, 20).await;
+
+    let path = "/api/v1/orgs/acme/revocations";
+    let body = json!({"env": "prod", "reason": "a test"});
+    let (status, preview) = http.post(&format!("{path}?dryRun=true"), body.clone()).await;
+    assert_eq!((status, &preview["connections"]["closing"]), (200, &json!(200)), "{preview}");
+    let (status, done) = http.send_and_wait(Method::POST, path, Some(body)).await;
+    assert_eq!(status, 200, "{done}");
+    let clients = json!({"gone": true, "openBefore": 200, "left": [], "unanswered": []});
+    assert_eq!((&done["revoked"], &done["entries"], &done["clients"]), (&json!(2), &json!(2), &clients), "{done}");
+    eventually("the clients know", || async { gone.iter().all(|client| !connected(client)) }).await;
+    assert!(stay.iter().all(connected));
+    for client in &stay {
+        client.flush().await.unwrap();
+    }
+
+    // One alone says it as well, and without a wait nothing is claimed.
+    let path = format!("/api/v1/credentials/{}/revoke", dev.credential.id);
+    let (_, done) = http.send_and_wait(Method::POST, &path, None).await;
+    assert_eq!((&done["clients"]["gone"], &done["clients"]["openBefore"]), (&json!(true), &json!(20)), "{done}");
+    let (_, done) = http.send(Method::POST, &path, None).await;
+    assert!(done.get("clients").is_none(), "{done}");
+    let (status, view) = http.send(Method::GET, "/api/v1/orgs/acme/revocations", None).await;
+    assert_eq!((status, &view["state"], &view["entries"]), (200, &json!("ok"), &json!(3)), "{view}");
 }

@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(35);
 const DOWNLOAD: Duration = Duration::from_hours(1);
 
 /// A service that can be asked.
+#[derive(Clone)]
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
@@ -105,6 +106,11 @@ impl Client {
     ) -> Outcome<Answer> {
         let _progress = self.wait.map(|_| Progress::start("waiting for the servers".to_owned()));
         self.send(method, path, query, body, headers).await
+    }
+
+    /// The same client, which waits so long unless it was told otherwise.
+    pub(super) fn waiting(&self, seconds: u64) -> Self {
+        Self { wait: self.wait.or(Some(seconds)), ..self.clone() }
     }
 
     /// The caller wants to wait until the servers have its changes.

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use reqwest::Method;
 use zeroize::Zeroizing;
 
 use super::{
@@ -12,18 +11,18 @@ use super::{
     client::{Answer, Client, note_more},
     cred_format::FormatArgs,
     cred_options::{OptionArgs, permissions, times},
-    org::{name_of, servers},
-    preview::Try,
+    org::name_of,
+    revoke::{self, RevokeArgs},
     secret_file::Place,
 };
 use crate::{
     api::{
-        credentials::{ChangedCredential, IssuedBatch, IssuedView},
+        credentials::{IssuedBatch, IssuedView},
         page::List,
     },
     authority::{
         proof,
-        requests::{NewCredential, NewCredentials, Reason, Rotate},
+        requests::{NewCredential, NewCredentials, Rotate},
     },
     cli::{
         files::io_error,
@@ -31,10 +30,7 @@ use crate::{
     },
     error::{Error, Result},
     jwt::creds,
-    model::{
-        CredentialState, Environment,
-        view::{Convergence, CredentialView},
-    },
+    model::{Environment, view::CredentialView},
     nkey::{Seed, User},
 };
 
@@ -89,16 +85,8 @@ pub enum CredCommand {
     },
     /// Issue a credential like another one with a new key; the other one ends after a grace time.
     Rotate(Box<RotateArgs>),
-    /// Revoke a credential: its connections are closed and no new ones are let in.
-    Revoke {
-        /// Its id.
-        id: String,
-        /// Why, for the audit log.
-        #[arg(long)]
-        reason: Option<String>,
-        #[command(flatten)]
-        how: Try,
-    },
+    /// Revoke a credential, or all that a selector names: connections are closed and no new ones let in.
+    Revoke(Box<RevokeArgs>),
 }
 
 /// What to issue.
@@ -191,19 +179,7 @@ pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
             Ok(())
         }
         CredCommand::Rotate(args) => rotate(*args, client).await,
-        CredCommand::Revoke { id, reason, how } => {
-            let body = Reason { reason };
-            let path = ["credentials", &id, "revoke"];
-            let Some(answer) = how.change(client, Method::POST, &path, &[], Some(&body)).await? else { return Ok(()) };
-            client.print(&answer, |changed: &ChangedCredential| {
-                details(&changed.credential) + &servers(&changed.resolver)
-            })?;
-            let changed: ChangedCredential = answer.read()?;
-            let settled = changed.credential.state == CredentialState::Revoked
-                && changed.resolver.state == Convergence::Converged;
-            let look = format!("nats-authority org show {}", changed.credential.org);
-            client.require(settled, &changed.resolver, &look)
-        }
+        CredCommand::Revoke(args) => revoke::run(*args, client).await,
     }
 }
 
@@ -376,7 +352,7 @@ fn rows<'a>(credentials: impl Iterator<Item = &'a CredentialView>) -> String {
     table(["ID", "ENVIRONMENT", "NAME", "ROLE", "STATE", "EXPIRES"], rows)
 }
 
-fn details(credential: &CredentialView) -> String {
+pub(super) fn details(credential: &CredentialView) -> String {
     fields(&[
         ("id", credential.id.to_string()),
         ("environment", format!("{}-{}", credential.org, credential.env_type)),

@@ -15,6 +15,7 @@ mod org;
 mod policy;
 mod preview;
 mod resolver;
+mod revoke;
 mod secret_file;
 mod stream;
 

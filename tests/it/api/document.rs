@@ -70,6 +70,7 @@ async fn the_document_is_whole() {
         "/api/v1/orgs/{org}/envs/{envType}/streams/{name}",
         "/api/v1/orgs/{org}/keys",
         "/api/v1/orgs/{org}/resume",
+        "/api/v1/orgs/{org}/revocations",
         "/api/v1/orgs/{org}/suspend",
         "/api/v1/plans",
         "/api/v1/policies",
