@@ -7,6 +7,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::{
+    api::{LimitSettings, server::TlsFiles},
     authority::{FOLD_ABOVE, Settings, WARN_BEFORE},
     error::{Error, Result},
     model::{
@@ -43,6 +45,8 @@ pub struct Raw {
     pub sealing: RawSealing,
     /// JetStream.
     pub jetstream: RawJetStream,
+    /// Limits.
+    pub limits: RawLimits,
     /// Names.
     pub names: RawNames,
     /// Credentials.
@@ -57,7 +61,8 @@ pub struct Raw {
 pub struct RawHttp {
     /// Address and port of the API; port 0 takes a free one.
     pub listen: Option<String>,
-    /// Address and port of `/metrics`; absent: no metrics.
+    /// Address and port of `/metrics`, and of the probes once more, where no number of callers can keep them from
+    /// being answered; absent: no metrics.
     pub metrics_listen: Option<String>,
     /// File that gets the API's URL once it listens.
     pub url_file: Option<PathBuf>,
@@ -107,6 +112,20 @@ pub struct RawJetStream {
     pub replicas: Option<usize>,
 }
 
+/// Limits of the API.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Requests a second of one caller, and as many at once; 2000 when absent, 0: no limit.
+    pub caller_rate: Option<u32>,
+    /// Requests a second about one organization, and as many at once; 1000 when absent, 0: no limit.
+    pub organization_rate: Option<u32>,
+    /// How many requests are worked on at a time, 8 to 10000; a large one counts as several; 256 when absent.
+    pub concurrent_requests: Option<usize>,
+    /// How many connections there may be, 16 to 100000; 8192 when absent.
+    pub connections: Option<usize>,
+}
+
 /// Names.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -153,7 +172,11 @@ pub struct Config {
     /// File that gets the API's URL.
     pub url_file: Option<PathBuf>,
     /// Certificate chain and key.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub tls: Option<TlsFiles>,
+    /// What callers may take.
+    pub limits: LimitSettings,
+    /// How many connections there may be.
+    pub connections: usize,
     /// Postgres.
     pub database_url: SecretString,
     /// Most connections to Postgres.
@@ -206,7 +229,7 @@ impl Raw {
             .map(path)
             .ok_or_else(|| invalid("database.url_file is missing: name a file that holds the postgres:// URL"))?;
         let tls = match (self.http.tls_certificate, self.http.tls_key) {
-            (Some(certificate), Some(key)) => Some((path(certificate), path(key))),
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate: path(certificate), key: path(key) }),
             (None, None) => None,
             _ => return Err(invalid("http.tls_certificate and http.tls_key go together")),
         };
@@ -235,6 +258,7 @@ impl Raw {
             None => Duration::from_secs(2),
             Some(text) => Duration::from_secs(parse_duration("nats.answer_timeout", &text)?.unsigned_abs()),
         };
+        let connections = within("limits.connections", self.limits.connections.unwrap_or(8192), 16, 100_000)?;
         Ok(Config {
             bundle: self.bundle.map(path),
             policies: self.policies.map(path),
@@ -242,6 +266,8 @@ impl Raw {
             metrics_listen: self.http.metrics_listen.map(|text| address("http.metrics_listen", &text)).transpose()?,
             url_file: self.http.url_file.map(path),
             tls,
+            limits: limits(&self.limits)?,
+            connections,
             database_url: SecretString::from(read_secret(&url_file)?),
             max_connections: self.database.max_connections.unwrap_or(16).max(2),
             nats_urls: self.nats.urls,
@@ -265,6 +291,24 @@ pub fn read_secret(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| invalid(&format!("{} cannot be read: {error}", path.display())))?;
     Ok(text.trim().to_owned())
+}
+
+fn limits(raw: &RawLimits) -> Result<LimitSettings> {
+    let default = LimitSettings::default();
+    let rate = |raw: Option<u32>, default| raw.map_or(default, NonZeroU32::new);
+    let concurrent = raw.concurrent_requests.unwrap_or(default.concurrent);
+    Ok(LimitSettings {
+        caller_rate: rate(raw.caller_rate, default.caller_rate),
+        organization_rate: rate(raw.organization_rate, default.organization_rate),
+        concurrent: within("limits.concurrent_requests", concurrent, 8, 10_000)?,
+    })
+}
+
+fn within(key: &str, value: usize, least: usize, most: usize) -> Result<usize> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(invalid(&format!("{key} has to be {least} to {most}")))
 }
 
 fn names(raw: RawNames) -> Result<NameRules> {
@@ -321,6 +365,8 @@ mod tests {
             ("[http]\nlisten = 'nowhere'", "http.listen"),
             ("[http]\ntls_key = 'k'", "go together"),
             ("[jetstream]\novercommit = 0", "overcommit"),
+            ("[limits]\nconcurrent_requests = 0", "limits.concurrent_requests"),
+            ("[limits]\nconnections = 1", "limits.connections"),
             ("[names]\nenv_types = ['a-b']", "a-b"),
         ] {
             let error = load(&format!("{good}{text}")).unwrap_err().to_string();

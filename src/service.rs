@@ -69,10 +69,18 @@ impl Service {
         let url = format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" });
         let server = axum_server::Handle::new();
         let state = api::ApiState::new(Arc::clone(&authority)).asking(Arc::clone(&resolver) as _);
-        serve(&tracker, listener, config, api::router(state), server.clone()).await?;
+        let state = state.limited(config.limits);
+        let listener = listener.into_std().map_err(|error| Error::internal("listener").with_source(error))?;
+        let setup = api::server::Setup {
+            tls: config.tls.clone(),
+            connections: config.connections,
+            handle: server.clone(),
+            stop: stop.clone(),
+        };
+        api::server::serve(&tracker, listener, api::router(state.clone()), setup).await?;
         if let Some(address) = config.metrics_listen {
             let listener = listen(address).await?;
-            let router = crate::telemetry::metrics_router()?;
+            let router = crate::telemetry::metrics_router()?.merge(api::probes(state));
             let stopped = stop.clone();
             tracker.spawn(async move {
                 // It ends with the service; nobody depends on its last answer.
@@ -128,42 +136,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         Error::unavailable("address-in-use", format!("cannot listen on {address}: {error}; choose another http.listen"))
     })
-}
-
-async fn serve(
-    tracker: &TaskTracker,
-    listener: TcpListener,
-    config: &Config,
-    router: axum::Router,
-    handle: axum_server::Handle<SocketAddr>,
-) -> Result<()> {
-    let listener = listener.into_std().map_err(|error| Error::internal("listener").with_source(error))?;
-    let make = router.into_make_service();
-    let failed = |error: std::io::Error| Error::internal("HTTP server").with_source(error);
-    match &config.tls {
-        None => {
-            let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle);
-            tracker.spawn(async move { log_end(server.serve(make).await) });
-        }
-        Some((certificate, key)) => {
-            let tls =
-                axum_server::tls_rustls::RustlsConfig::from_pem_file(certificate, key).await.map_err(|error| {
-                    Error::invalid(
-                        "invalid-tls",
-                        format!("http.tls_certificate or http.tls_key cannot be used: {error}"),
-                    )
-                })?;
-            let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle);
-            tracker.spawn(async move { log_end(server.serve(make).await) });
-        }
-    }
-    Ok(())
-}
-
-fn log_end(result: std::io::Result<()>) {
-    if let Err(error) = result {
-        tracing::error!(%error, "the HTTP server ended");
-    }
 }
 
 /// Written whole or not at all: whoever waits for the file must not read half of it.

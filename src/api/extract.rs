@@ -1,7 +1,7 @@
 //! What is read from requests. The framework's own extractors answer in shapes of their own, so
 //! these here stand in for them: every refusal is a problem that names the field.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
@@ -173,7 +173,17 @@ async fn named<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Resu
     value.ok_or_else(|| Error::internal(format!("the route has no parameter '{name}'")).into())
 }
 
+/// How long a body may take: a client that sends a byte now and then holds a place that others need.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
 pub(super) async fn read(body: axum::body::Body) -> Result<Vec<u8>, Refusal> {
+    tokio::time::timeout(BODY_TIME, read_all(body)).await.unwrap_or_else(|_| {
+        let detail = "the body did not come within 10 s; nothing was changed, send it faster or in parts";
+        Err(Refusal::http(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail))
+    })
+}
+
+async fn read_all(body: axum::body::Body) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     let mut total = 0;
     let mut chunks = body.into_data_stream();

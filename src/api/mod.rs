@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `request` | what surrounds every request: id, span, figures, time limit |
 //! | `caller` | who asks, and whether it may |
+//! | `limits` | how much one caller, one organization and all together may take |
+//! | `server` | the listener: TLS, bounds on connections |
 //! | `idempotency` | requests that may be sent again |
 //! | `asked` | changes that may be tried or carry a condition |
 //! | `extract` | bodies, paths and queries, read into types |
@@ -21,6 +23,7 @@ pub mod environments;
 mod extract;
 pub mod idempotency;
 pub mod keys;
+mod limits;
 mod openapi;
 pub mod operator;
 pub mod organizations;
@@ -32,6 +35,7 @@ pub mod problem;
 mod request;
 pub mod resolver;
 pub mod revocations;
+pub mod server;
 pub mod streams;
 mod url_resolver;
 
@@ -49,6 +53,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+pub use limits::LimitSettings;
+
 use crate::{authority::Authority, resolver::Resolver};
 
 /// Where the resources live.
@@ -59,13 +65,21 @@ pub const BASE: &str = "/api/v1";
 pub struct ApiState {
     authority: Arc<Authority>,
     callers: Arc<caller::Callers>,
+    limits: Arc<limits::Limits>,
     resolver: Option<Arc<dyn Resolver>>,
 }
 
 impl ApiState {
     /// The state of an API over this authority.
     pub fn new(authority: Arc<Authority>) -> Self {
-        Self { authority, callers: Arc::default(), resolver: None }
+        let limits = Arc::new(limits::Limits::new(LimitSettings::default()));
+        Self { authority, callers: Arc::default(), limits, resolver: None }
+    }
+
+    /// The same, with other limits.
+    #[must_use]
+    pub fn limited(self, settings: LimitSettings) -> Self {
+        Self { limits: Arc::new(limits::Limits::new(settings)), ..self }
     }
 
     /// The same, with servers that can be asked what a change would do to them.
@@ -88,7 +102,9 @@ pub fn router(state: ApiState) -> Router {
         .fallback(request::no_route)
         .method_not_allowed_fallback(request::no_method)
         .layer(from_fn_with_state(state.clone(), idempotency::once))
+        .layer(from_fn_with_state(state.clone(), limits::ration))
         .layer(from_fn_with_state(state.clone(), caller::authenticate))
+        .layer(from_fn_with_state(state.clone(), limits::admit))
         .layer(map_response(no_store));
     let (public, _) = public().split_for_parts();
     let document = axum::body::Bytes::from(openapi().to_json().unwrap_or_default());
@@ -103,6 +119,12 @@ pub fn router(state: ApiState) -> Router {
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(from_fn_with_state(state.clone(), request::surround))
         .with_state(state)
+}
+
+/// The probes alone, for a listener of their own.
+pub fn probes(state: ApiState) -> Router {
+    let (probes, _) = OpenApiRouter::new().merge(probes::routes()).split_for_parts();
+    probes.layer(from_fn_with_state(state.clone(), request::surround)).with_state(state)
 }
 
 /// The OpenAPI document of [`router`].

@@ -67,24 +67,39 @@ struct Refused {
     status: StatusCode,
     error: Error,
     challenge: Option<&'static str>,
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
     /// What HTTP itself refuses, before anything of ours is asked: malformed JSON, a wrong method.
     pub fn http(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self(Box::new(Refused { status, error: Error::new(Kind::Invalid, code, detail), challenge: None }))
+        Self(Box::new(Refused {
+            status,
+            error: Error::new(Kind::Invalid, code, detail),
+            challenge: None,
+            retry_after: None,
+        }))
     }
 
     /// A caller that cannot be believed; `challenge` is the `WWW-Authenticate` header.
     pub fn unauthenticated(challenge: &'static str, detail: &str) -> Self {
         let error = Error::new(Kind::Unauthenticated, "unauthenticated", detail);
-        Self(Box::new(Refused { status: status(error.kind()), error, challenge: Some(challenge) }))
+        Self(Box::new(Refused { status: status(error.kind()), error, challenge: Some(challenge), retry_after: None }))
+    }
+}
+
+impl Refusal {
+    /// The same, with when to try again, seconds from now.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after = Some(seconds);
+        self
     }
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self(Box::new(Refused { status: status(error.kind()), error, challenge: None }))
+        Self(Box::new(Refused { status: status(error.kind()), error, challenge: None, retry_after: None }))
     }
 }
 
@@ -113,7 +128,8 @@ impl IntoResponse for Refusal {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if matches!(self.0.error.kind(), Kind::Unavailable | Kind::Busy) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            let after = self.0.retry_after.map(HeaderValue::from);
+            headers.insert(header::RETRY_AFTER, after.unwrap_or(HeaderValue::from_static(RETRY_AFTER)));
         }
         response.extensions_mut().insert(Arc::<Refused>::from(self.0));
         response

@@ -16,6 +16,7 @@ mod layers;
 mod ledger;
 mod live;
 mod load;
+mod overload;
 mod platform;
 mod policy;
 mod policy_reload;

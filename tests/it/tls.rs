@@ -41,6 +41,25 @@ async fn the_api_speaks_tls_with_the_configured_files() {
     assert!(health.status().is_success());
     let ready = trusting.get(format!("https://localhost:{port}/readyz")).send().await.unwrap();
     assert_eq!(ready.status(), 503, "no server answers");
+
+    // A certificate is replaced under the running service, one file after the other.
+    let renewed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let trusts = |certificate: &rcgen::Certificate| {
+        let certificate = reqwest::Certificate::from_pem(certificate.pem().as_bytes()).unwrap();
+        // No connection is kept, so that each request shakes hands.
+        reqwest::Client::builder().tls_certs_only([certificate]).pool_max_idle_per_host(0).build().unwrap()
+    };
+    let (old, new) = (trusts(&certified.cert), trusts(&renewed.cert));
+    let health = format!("https://localhost:{port}/healthz");
+    fs::write(operator.join("tls.pem"), renewed.cert.pem()).unwrap();
+    assert!(old.get(&health).send().await.is_ok() && new.get(&health).send().await.is_err());
+    fs::write(operator.join("tls.key"), renewed.signing_key.serialize_pem()).unwrap();
+    support::stack::eventually("the new certificate is in use", || async {
+        new.get(&health).send().await.is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    assert!(old.get(&health).send().await.is_err(), "the old certificate is gone");
+
     let strangers = reqwest::Client::new();
     assert!(strangers.get(format!("https://localhost:{port}/healthz")).send().await.is_err(), "an unknown authority");
     assert!(strangers.get(format!("http://localhost:{port}/healthz")).send().await.is_err(), "no plain HTTP there");
