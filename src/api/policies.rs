@@ -138,6 +138,9 @@ pub struct RoleView {
     /// How long a credential may live.
     #[schema(example = "365d")]
     pub max_ttl: String,
+    /// For how long it may be renewed, counted from its first issue; null: without end.
+    #[schema(example = "365d")]
+    pub renewable_for: Option<String>,
     /// Where it may be issued; null: in every environment type.
     pub env_types: Option<Vec<String>>,
     /// A credential may be a bearer token.
@@ -213,6 +216,7 @@ fn role_view(role: &Role, example: &Environment) -> RoleView {
         reach: role.reach,
         default_ttl: format_duration(role.default_ttl),
         max_ttl: format_duration(role.max_ttl),
+        renewable_for: role.renewable_for.map(format_duration),
         env_types: role.env_types.as_ref().map(|types| types.iter().map(ToString::to_string).collect()),
         bearer_allowed: role.bearer_allowed,
         example: RoleExample {

@@ -21,6 +21,26 @@ const RECORDERS: usize = 2;
 
 type Answer = Result<Vec<(Credential, Recorded<User>)>>;
 
+/// Which statement records.
+#[derive(Clone, Copy)]
+enum What {
+    New,
+    Renewed,
+}
+
+impl What {
+    async fn write(
+        self,
+        store: &Store,
+        new: Vec<NewCredential>,
+    ) -> Result<Vec<(Credential, Recorded<User>)>, (Error, Vec<NewCredential>)> {
+        match self {
+            Self::New => store.record_credentials(new).await,
+            Self::Renewed => store.record_renewals(new).await,
+        }
+    }
+}
+
 struct Waiting {
     new: Vec<NewCredential>,
     answer: oneshot::Sender<Answer>,
@@ -32,8 +52,17 @@ pub(super) struct Issuance {
 }
 
 impl Issuance {
-    /// Starts the recorders.
+    /// Starts the recorders of what is newly issued.
     pub(super) fn start(store: &Store) -> Self {
+        Self::start_for(store, What::New)
+    }
+
+    /// Starts the recorders of what takes the place of an older JWT of the same key.
+    pub(super) fn start_renewals(store: &Store) -> Self {
+        Self::start_for(store, What::Renewed)
+    }
+
+    fn start_for(store: &Store, what: What) -> Self {
         let (queue, waiting) = mpsc::channel(1024);
         let waiting = std::sync::Arc::new(tokio::sync::Mutex::new(waiting));
         for _ in 0..RECORDERS {
@@ -44,7 +73,7 @@ impl Issuance {
                     if waiting.lock().await.recv_many(&mut batch, MAX_SHARED).await == 0 {
                         return;
                     }
-                    record(&store, batch).await;
+                    record(&store, what, batch).await;
                 }
             });
         }
@@ -60,12 +89,12 @@ impl Issuance {
     }
 }
 
-async fn record(store: &Store, mut batch: Vec<Waiting>) {
+async fn record(store: &Store, what: What, mut batch: Vec<Waiting>) {
     if batch.len() > 1 {
         let sizes: Vec<_> = batch.iter().map(|waiting| waiting.new.len()).collect();
         // What is refused for one is tried again alone, so the rows have to survive the attempt.
         let all: Vec<NewCredential> = batch.iter_mut().flat_map(|waiting| std::mem::take(&mut waiting.new)).collect();
-        match store.record_credentials(all).await {
+        match what.write(store, all).await {
             Ok(recorded) => {
                 let mut recorded = recorded.into_iter();
                 for (waiting, size) in batch.into_iter().zip(sizes) {
@@ -91,6 +120,6 @@ async fn record(store: &Store, mut batch: Vec<Waiting>) {
         }
     }
     for waiting in batch {
-        let _ = waiting.answer.send(store.record_credentials(waiting.new).await.map_err(|(error, _)| error));
+        let _ = waiting.answer.send(what.write(store, waiting.new).await.map_err(|(error, _)| error));
     }
 }

@@ -46,6 +46,40 @@ enum UserKey {
     Ours(Seed<User>),
     /// The caller holds the private half.
     Theirs(PublicKey<User>),
+    /// The key of an older credential; the new JWT is younger than that one's issue time, Unix seconds.
+    Renewed(PublicKey<User>, i64),
+    /// The key and the issue time of a credential that is recorded already.
+    Again(PublicKey<User>, i64),
+}
+
+impl<'p> Parsed<'p> {
+    /// A credential like `old` for the same key, that lives `ttl` seconds. Policies may have changed since.
+    pub(super) fn renewal(
+        policies: &'p Policies,
+        environment: &Environment,
+        old: &Credential,
+        ttl: i64,
+    ) -> Result<Self> {
+        if let Some(own) = &old.options.permissions {
+            custom::check(own, environment)?;
+        }
+        let key = UserKey::Renewed(old.user_key, old.issued_at.timestamp());
+        let parsed = Self::like(policies, old, ttl, key)?;
+        parsed.role.check_env_type(&environment.env_type)?;
+        options::check(&parsed.options, &parsed.role)?;
+        Ok(parsed)
+    }
+
+    /// What `row` is the record of, once more.
+    pub(super) fn again(policies: &'p Policies, row: &Credential) -> Result<Self> {
+        let ttl = (row.expires_at - row.issued_at).num_seconds();
+        Self::like(policies, row, ttl, UserKey::Again(row.user_key, row.issued_at.timestamp()))
+    }
+
+    fn like(policies: &'p Policies, row: &Credential, ttl: i64, key: UserKey) -> Result<Self> {
+        let role = policies.grant(&row.role, row.options.permissions.as_ref())?;
+        Ok(Self { name: row.name.parse()?, role, ttl, key, options: row.options.clone() })
+    }
 }
 
 impl Authority {
@@ -179,15 +213,19 @@ impl Authority {
         context: &IssuingContext,
         request: Parsed<'_>,
     ) -> Result<(credentials::NewCredential, Option<Seed<User>>)> {
-        let (user, seed, not_before) = match request.key {
-            UserKey::Ours(seed) => (seed.key_pair().public(), Some(seed), None),
+        // Everything up to the cutoff is revoked, also what would be issued in that very second.
+        let now = self.clock.unix().max(context.cutoff.map_or(i64::MIN, |at| at + 1));
+        let (user, seed, iat) = match request.key {
+            UserKey::Ours(seed) => (seed.key_pair().public(), Some(seed), now),
             // A key that was revoked before is revoked for every JWT up to that second.
-            UserKey::Theirs(key) => (key, None, self.store.last_revocation(key).await?.map(|at| at + 1)),
+            UserKey::Theirs(key) => {
+                let revoked = self.store.last_revocation(key).await?;
+                (key, None, revoked.map_or(now, |at| now.max(at + 1)))
+            }
+            UserKey::Renewed(key, after) => (key, None, now.max(after + 1)),
+            UserKey::Again(key, at) => (key, None, at),
         };
         self.require_allowed(context, &request.role, &request.options)?;
-        // Everything up to the cutoff is revoked, also what would be issued in that very second.
-        let not_before = not_before.max(context.cutoff.map(|at| at + 1));
-        let iat = self.clock.unix().max(not_before.unwrap_or_default());
         // A user under a scoped key may carry nothing of its own, so a restricted one carries everything.
         let (issuer, mut claims) = if request.options.restricts() {
             let limits = options::limits(&request.role.limits, &request.options);

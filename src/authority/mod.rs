@@ -26,6 +26,7 @@ mod preview;
 pub mod proof;
 pub mod reconcile;
 mod reload;
+mod renewal;
 mod repair;
 pub mod requests;
 pub mod restore;
@@ -48,6 +49,7 @@ pub use issue::{Issued, MAX_BATCH};
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
 pub use preview::{Preview, Proposal};
 pub use reload::Loaded;
+pub use renewal::Renewed;
 pub use revoke::Revocation;
 pub use standing::{Compared, ServerStanding, Standing, Told};
 
@@ -156,6 +158,7 @@ pub struct Authority {
     platform: OnceLock<PublicKey<Account>>,
     standing: ArcSwap<Standing>,
     issuance: issuance::Issuance,
+    renewals: renewal::Renewals,
     /// Wakes the push task.
     pub push_wanted: Arc<Notify>,
     /// Wakes the expire task.
@@ -211,6 +214,7 @@ impl Authority {
         let standing = Standing::from_ledger(&parts.store.servers().await?);
         let authority = Arc::new(Self {
             issuance: issuance::Issuance::start(&parts.store),
+            renewals: renewal::Renewals::start(&parts.store),
             store: parts.store,
             signer: parts.signer,
             policies: ArcSwap::from_pointee(parts.policies),

@@ -1,7 +1,7 @@
 //! Files that commands write: secrets with mode 0600, nothing overwritten unasked.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -30,6 +30,35 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
             file.sync_all()
         })
         .map_err(|error| io_error("write", path, error))
+}
+
+/// Replaces a file by one that only its owner may read: whoever reads it finds the old or the new one, whole,
+/// also after a crash. Where the path is a symbolic link, what it points to is replaced.
+pub(super) fn replace_secret(path: &Path, text: &str) -> Result<()> {
+    replace(path, text).map_err(|error| io_error("replace", path, error))
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = fs::canonicalize(path)?;
+    let mut draft = std::ffi::OsString::from(".");
+    draft.push(path.file_name().unwrap_or_default());
+    draft.push(format!(".{}", std::process::id()));
+    let draft = path.with_file_name(draft);
+    // Left by a process of the same number that was killed.
+    let _ = fs::remove_file(&draft);
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written?;
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// The error for a file that cannot be had.

@@ -8,6 +8,7 @@ mod init;
 mod inspect;
 pub mod output;
 pub mod remote;
+mod renew;
 mod serve;
 mod shell;
 
@@ -47,6 +48,8 @@ pub enum Command {
     Dev(dev::DevArgs),
     /// Decode a JWT or creds file, verify it and say in words what it allows.
     Inspect(inspect::InspectArgs),
+    /// Renew the credential in a creds file over NATS, once or for as long as it is needed.
+    Renew(renew::RenewArgs),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -108,6 +111,7 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Doctor(args) => doctor::run(&args).await,
         Command::Dev(args) => dev::run(&args).await,
         Command::Inspect(args) => inspect::run(&args, cli.global.output),
+        Command::Renew(args) => renew::run(&args).await,
         Command::Completions { shell } => Ok(shell::completions(shell)),
         Command::Man { dir } => shell::man_pages(&dir),
         Command::Remote(command) => remote::run(command, &cli.global).await,

@@ -63,6 +63,8 @@ pub struct Role {
     pub default_ttl: i64,
     /// How long a credential may live, seconds.
     pub max_ttl: i64,
+    /// For how long a credential may be renewed, seconds since the first JWT of its key; `None`: without end.
+    pub renewable_for: Option<i64>,
     /// Where it may be issued; `None` everywhere.
     pub env_types: Option<Vec<EnvType>>,
     /// A credential may be a bearer token. The scope never says so: such a user needs limits of its own.
@@ -86,6 +88,7 @@ impl Role {
             reach: Reach::Environment,
             default_ttl: CUSTOM_TTL,
             max_ttl: CUSTOM_MAX_TTL,
+            renewable_for: None,
             env_types: None,
             bearer_allowed: false,
             limits: UserLimits {
@@ -165,6 +168,7 @@ impl Role {
             reach: raw.reach,
             default_ttl,
             max_ttl,
+            renewable_for: raw.renewable_for.as_ref().map(duration).transpose()?,
             env_types: raw.env_types.map(Spanned::into_inner),
             bearer_allowed: raw.bearer_allowed,
             limits: raw.limits.resolve(&source)?,
@@ -263,6 +267,7 @@ struct RawRole {
     reach: Reach,
     default_ttl: Spanned<String>,
     max_ttl: Spanned<String>,
+    renewable_for: Option<Spanned<String>>,
     env_types: Option<Spanned<Vec<EnvType>>>,
     #[serde(default)]
     bearer_allowed: bool,

@@ -54,6 +54,8 @@ pub struct ConnectionConfig {
     pub timeout: Duration,
     /// The name under which the servers list the connection.
     pub name: String,
+    /// Whose connection it is, in words for errors.
+    pub who: &'static str,
 }
 
 impl ConnectionConfig {
@@ -65,6 +67,7 @@ impl ConnectionConfig {
             tls_required: false,
             timeout: Duration::from_secs(5),
             name: "nats-authority".to_owned(),
+            who: "our system user",
         }
     }
 
@@ -199,19 +202,23 @@ impl SystemConnection {
     /// The inbox prefix is `_INBOX.<user key>`, to which restricted users may subscribe. It lives as
     /// long as the client that is returned, or as its JWT.
     pub async fn connect_as(&self, credential: UserCredential) -> Result<Client> {
-        let inbox = format!("_INBOX.{}", credential.key.public());
-        let credential = Arc::new(credential);
-        let options = ConnectOptions::with_auth_callback(move |nonce| {
-            let credential = credential.clone();
-            async move { Ok(prove(&credential, &nonce)) }
-        });
-        let config = &self.shared.config;
-        let options = config.apply(options).custom_inbox_prefix(inbox);
-        options
-            .connect(config.addresses()?)
-            .await
-            .map_err(|error| Error::unavailable("nats-connect", describe(&error, "this user")).with_source(error))
+        connect_with(&self.shared.config, credential).await
     }
+}
+
+/// Opens a connection as a user, with its own inbox prefix.
+pub async fn connect_with(config: &ConnectionConfig, credential: UserCredential) -> Result<Client> {
+    let inbox = format!("_INBOX.{}", credential.key.public());
+    let credential = Arc::new(credential);
+    let options = ConnectOptions::with_auth_callback(move |nonce| {
+        let credential = credential.clone();
+        async move { Ok(prove(&credential, &nonce)) }
+    });
+    let options = config.apply(options).custom_inbox_prefix(inbox);
+    options
+        .connect(config.addresses()?)
+        .await
+        .map_err(|error| Error::unavailable("nats-connect", describe(&error, "this user")).with_source(error))
 }
 
 fn prove(credential: &UserCredential, nonce: &[u8]) -> Auth {
@@ -223,7 +230,7 @@ fn prove(credential: &UserCredential, nonce: &[u8]) -> Auth {
 }
 
 /// The pause after a failed attempt.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// How long the event of a new connection may lag behind it.
 const EVENT: Duration = Duration::from_secs(1);
 
@@ -295,7 +302,7 @@ async fn open(shared: &Arc<Shared>, generation: u64) -> Result<Link> {
     let client = options
         .connect(shared.config.addresses()?)
         .await
-        .map_err(|error| Error::unavailable("nats-connect", describe(&error, "our system user")).with_source(error))?;
+        .map_err(|error| Error::unavailable("nats-connect", describe(&error, shared.config.who)).with_source(error))?;
     let mux = Mux::new(&client).await?;
     // The subscription has to be known before the first request; the flush is answered by the server.
     let flushed = tokio::time::timeout(shared.config.timeout, client.flush()).await;
@@ -343,8 +350,8 @@ fn on_event(shared: &Shared, generation: u64, event: &Event) {
                 state.connected = false;
                 state.last_error.get_or_insert_with(|| "the NATS servers closed the connection".to_owned());
             }
-            Event::ServerError(error) => state.last_error = Some(words(&error.to_string(), "our system user")),
-            Event::ClientError(error) => state.last_error = Some(words(&error.to_string(), "our system user")),
+            Event::ServerError(error) => state.last_error = Some(words(&error.to_string(), shared.config.who)),
+            Event::ClientError(error) => state.last_error = Some(words(&error.to_string(), shared.config.who)),
             _ => {}
         }
         *state != before

@@ -15,6 +15,7 @@
 //! | [`kind`] | pure: which kind of resolver a server has |
 //! | [`registry`] | keeps [`members`] up to date |
 //! | [`gather`] | one answer from each server that is expected to give one |
+//! | [`responder`] | requests to us |
 //! | [`push`], [`inspect`], [`delete`] | the operations |
 //! | [`lookup`] | answers servers that miss an account |
 
@@ -40,6 +41,7 @@ pub mod members;
 pub mod mux;
 pub mod push;
 pub mod registry;
+pub mod responder;
 mod system;
 
 pub use answers::{

@@ -267,7 +267,12 @@ fn key_in_use() -> Error {
     Error::conflict("public-key-in-use", "this public key already has a credential; revoke that one or use a new key")
 }
 
-fn from_row(row: &PgRow) -> Result<Credential> {
+/// What [`from_row`] reads, of a credential `c`, its environment `e` and its organization `o`.
+pub(super) const COLUMNS: &str =
+    "c.id, o.slug, e.env_type, c.name, c.role, c.user_key, c.issuer_key, c.jwt_sha256, c.issued_at, c.expires_at,
+    c.issued_by, c.options, c.replaces, c.superseded_at, c.ends_at, c.revoked_at, c.revocation_reason";
+
+pub(super) fn from_row(row: &PgRow) -> Result<Credential> {
     let org: OrgSlug = parse(row.try_get("slug")?)?;
     let user_key: PublicKey<UserRole> = parse(row.try_get("user_key")?)?;
     let issuer_key: PublicKey<Account> = parse(row.try_get("issuer_key")?)?;

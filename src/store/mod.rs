@@ -22,6 +22,7 @@ pub mod platform;
 pub mod policies;
 pub mod reconcile;
 mod recorded;
+pub mod renewals;
 pub mod revocations;
 pub mod servers;
 pub mod tokens;

@@ -1,6 +1,9 @@
 //! The proof that a signed token's record is committed.
 
-use crate::jwt::{Claims, envelope::Signed};
+use crate::{
+    jwt::{Claims, envelope::Signed},
+    model::Credential,
+};
 
 /// A signed token whose record is committed: from now on it may leave the process. Only `store`
 /// makes one, after its transaction's commit.
@@ -9,6 +12,11 @@ pub struct Recorded<T>(Signed<T>);
 impl<T> Recorded<T> {
     pub(super) fn after_commit(signed: Signed<T>) -> Self {
         Self(signed)
+    }
+
+    /// A token that was signed again, if `row`, which was read here, is the record of exactly this text.
+    pub fn found(signed: Signed<T>, row: &Credential) -> Option<Self> {
+        (signed.sha256() == row.jwt_sha256).then_some(Self(signed))
     }
 
     /// The token's text.

@@ -17,6 +17,7 @@ mod provision;
 mod publish_audit;
 pub mod push;
 pub mod reconcile;
+mod renew;
 mod restore;
 mod watch;
 
@@ -77,6 +78,9 @@ pub fn start(
     let mut config = ConnectionConfig::new(setup.nats_urls.clone());
     config.tls_ca.clone_from(&setup.tls_ca);
     let users = Arc::new(connect::SystemUsers::new(Arc::clone(authority)));
+    let mut platform = config.clone();
+    platform.who = "our user of the platform account";
+    tracker.spawn(renew::run(Arc::clone(authority), platform, stop.clone()));
     let connection = Arc::new(SystemConnection::start(config, users, Arc::clone(&clock))?);
     let timing = Timing { answer: setup.answer_timeout, ..Timing::default() };
     let resolver = Arc::new(SystemResolver::start(connection, clock, timing));

@@ -8,9 +8,18 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nats_authority::authority::requests::Rotate;
 use serde_json::{Value, json};
+use sqlx::Connection;
 
-use crate::support::{http::Http, stack::Stack};
+use crate::support::{
+    http::Http,
+    stack::{Stack, eventually},
+};
+
+#[path = "../../examples/renew/main.rs"]
+#[expect(dead_code, reason = "its main function is not called here")]
+mod example;
 
 const FILES: &[(&str, &str)] = &[
     ("package.json", include_str!("../interop/package.json")),
@@ -19,6 +28,8 @@ const FILES: &[(&str, &str)] = &[
     ("check-jwts.mjs", include_str!("../interop/check-jwts.mjs")),
     ("use-creds.mjs", include_str!("../interop/use-creds.mjs")),
     ("use_creds.py", include_str!("../interop/use_creds.py")),
+    ("renew.mjs", include_str!("../../examples/renew/renew.mjs")),
+    ("renew.py", include_str!("../../examples/renew/renew.py")),
     ("roles.mjs", include_str!("../interop/roles.mjs")),
     ("roles.py", include_str!("../interop/roles.py")),
 ];
@@ -100,6 +111,7 @@ async fn tokens(stack: &Stack, http: &Http, acme: &Value) -> Vec<String> {
     let account = acme["accountId"].as_str().unwrap().parse().unwrap();
     let mut tokens = vec![stack.authority.operator().jwt.clone(), stack.trust.system_account_jwt.clone()];
     tokens.push(store.account_jwt(account).await.unwrap().unwrap());
+    tokens.push(store.account_jwt(stack.authority.platform().unwrap()).await.unwrap().unwrap());
     for role in ["publisher", "consumer", "projector", "viewer", "env-admin"] {
         let issued = http.issue("acme", "prod", json!({"name": role, "role": role})).await;
         tokens.push(issued["jwt"].as_str().unwrap().to_owned());
@@ -150,4 +162,63 @@ async fn the_official_libraries_take_what_we_sign_and_issue() {
         let verdict = run("node", &["check-jwts.mjs"], dir, &tokens.join("\n"));
         assert_eq!(verdict, Ok(format!("{} tokens checked, 0 refused", tokens.len())));
     }
+}
+
+/// The examples of `examples/renew`, which know nothing of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_renew_a_creds_file() {
+    let installing = (tokio::task::spawn_blocking(javascript), tokio::task::spawn_blocking(python));
+    let stack = Stack::start(1).await;
+    stack.onboard("acme", &["prod"]).await;
+    stack.converged("acme").await;
+    let dir = crate::support::temp_dir();
+    let url = stack.cluster.urls().remove(0);
+    let (javascript, python) = (installing.0.await.unwrap(), installing.1.await.unwrap());
+    let issue = async |name: &str| {
+        let issued = stack.issue("acme", "prod", "publisher").await;
+        let file = dir.path().join(format!("{name}.creds"));
+        fs::write(&file, issued.creds.as_ref().unwrap().as_str()).unwrap();
+        (issued, file.to_str().unwrap().to_owned())
+    };
+    let age = async |issued: &nats_authority::authority::Issued| {
+        let mut database = sqlx::PgConnection::connect(stack.database.url()).await.unwrap();
+        let sql = "UPDATE credentials SET issued_at = issued_at - interval '1 hour' WHERE id = $1";
+        sqlx::query(sql).bind(issued.credential.id).execute(&mut database).await.unwrap();
+    };
+    let renewed = |issued: &nats_authority::authority::Issued, file: &str| {
+        let (token, seed) = nats_authority::jwt::creds::parse(&fs::read_to_string(file).unwrap()).unwrap();
+        assert_eq!(seed.key_pair().public().to_string(), issued.credential.user_key);
+        assert_ne!(token, issued.jwt, "{file}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(file).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    };
+
+    let (issued, file) = issue("rust").await;
+    eventually("the service answers", || async { example::renew(&url, &file).await.is_ok() }).await;
+    assert_eq!(fs::read_to_string(&file).unwrap(), issued.creds.as_ref().unwrap().as_str(), "still fresh");
+    age(&issued).await;
+    example::renew(&url, &file).await.unwrap();
+    renewed(&issued, &file);
+    // What it wrote is a creds file that the next one reads.
+    example::renew(&url, &file).await.unwrap();
+
+    let mut scripts = Vec::new();
+    scripts.extend(javascript.map(|dir| (PathBuf::from("node"), "renew.mjs", dir)));
+    scripts.extend(python.map(|dir| (dir.join(PYTHON), "renew.py", dir)));
+    for (program, script, dir) in scripts {
+        let (issued, file) = issue(script).await;
+        age(&issued).await;
+        run(&program, &[script, &url, &file], &dir, "").unwrap();
+        renewed(&issued, &file);
+        stack.authority.rotate(&stack.actor, newest(&stack, &issued).await, Rotate::default()).await.unwrap();
+        let words = run(&program, &[script, &url, &file], &dir, "").unwrap_err();
+        assert!(words.contains("credential-superseded: "), "{words}");
+    }
+}
+
+/// The credential that a renewal made of another one.
+async fn newest(stack: &Stack, issued: &nats_authority::authority::Issued) -> uuid::Uuid {
+    let mut database = sqlx::PgConnection::connect(stack.database.url()).await.unwrap();
+    let sql = "SELECT id FROM credentials WHERE replaces = $1";
+    sqlx::query_scalar(sql).bind(issued.credential.id).fetch_one(&mut database).await.unwrap()
 }

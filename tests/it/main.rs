@@ -23,6 +23,8 @@ mod policy_reload;
 mod preview;
 mod reconcile;
 mod remote;
+mod renew_command;
+mod renewal;
 mod resolver;
 mod revocation;
 mod roles;

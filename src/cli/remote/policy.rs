@@ -211,6 +211,7 @@ fn role_details(role: &RoleView) -> String {
         ("reach", name_of(&role.reach)),
         ("ttl", role.default_ttl.clone()),
         ("max ttl", role.max_ttl.clone()),
+        ("renewable for", role.renewable_for.clone().unwrap_or_default()),
         ("environments", role.env_types.as_ref().map_or_else(|| "all".to_owned(), |types| types.join(", "))),
         ("example", role.example.environment.clone()),
     ]);

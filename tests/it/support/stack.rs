@@ -37,6 +37,8 @@ pub struct Stack {
     pub trust: Trust,
     pub admin_token: String,
     stop: CancellationToken,
+    signer: Arc<Signer>,
+    setup: tasks::Setup,
     _dir: TempDir,
 }
 
@@ -67,7 +69,8 @@ impl Stack {
         // Nothing is set aside for it: enough that hundreds of organizations are admitted.
         spec.jetstream_max_file = 100 << 30;
         let settings = Settings::default();
-        let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await.unwrap();
+        let parts = Parts { store, signer: Arc::clone(&signer), policies, settings, clock, entropy };
+        let authority = Authority::open(parts).await.unwrap();
         let stop = CancellationToken::new();
         let url = listen(&authority, &stop).await;
         layout(&mut spec, &format!("{url}/jwt/v1/accounts/"));
@@ -82,9 +85,27 @@ impl Stack {
         let resolver = tasks::start(&authority, &setup, &TaskTracker::new(), &stop).unwrap();
         let actor = Actor::caller("test", [CallerRole::SovereignAdmin]);
         let admin_token = new.admin_token.to_string();
-        let stack = Self { cluster, authority, resolver, actor, database, trust, admin_token, stop, _dir: dir };
+        let stack =
+            Self { cluster, authority, resolver, actor, database, trust, admin_token, stop, signer, setup, _dir: dir };
         stack.servers_live(stack.cluster.servers().len()).await;
         stack
+    }
+
+    /// Another replica of the service, without the API; it ends with the token.
+    pub async fn replica(&self) -> (Arc<Authority>, CancellationToken) {
+        let url = SecretString::from(self.database.url().to_owned());
+        let parts = Parts {
+            store: Store::connect(&url, 8, Duration::from_secs(10)).await.unwrap(),
+            signer: Arc::clone(&self.signer),
+            policies: Policies::clone(&self.authority.policies()),
+            settings: self.authority.settings().clone(),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy::new()),
+        };
+        let authority = Authority::open(parts).await.unwrap();
+        let stop = self.stop.child_token();
+        tasks::start(&authority, &self.setup, &TaskTracker::new(), &stop).unwrap();
+        (authority, stop)
     }
 
     /// Serves the API; returns a client for it.
