@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::{
     audit::{Scene, generations_increase},
-    load::{Load, prepare},
+    load::{BASE, Load, prepare},
 };
 use crate::support::{
     http::Http,
@@ -39,7 +39,7 @@ struct Spy(Arc<Mutex<(Pushed, Instant)>>);
 impl Spy {
     async fn new(client: &Client) -> Self {
         let seen = Arc::new(Mutex::new((Pushed::new(), Instant::now())));
-        let mut updates = client.subscribe("$SYS.REQ.CLAIMS.UPDATE").await.unwrap();
+        let mut updates = client.subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE").await.unwrap();
         client.flush().await.unwrap();
         let notes = Arc::clone(&seen);
         tokio::spawn(async move {
@@ -166,6 +166,7 @@ async fn either_replica_may_hang_or_die_under_load() {
     println!("{} answered, {} unanswered, {} told to try again", told.answered, told.unanswered, told.try_again);
     Scene::of_site(&site).check(&told, sized(60, 600), seed).await;
     let pushed = spy.pushed();
+    assert!(spy.count() > BASE, "pushes are seen");
     println!(
         "{} pushes, {} of an older JWT over a newer one, and then again of the newer",
         spy.count(),
