@@ -8,7 +8,7 @@ use futures::{StreamExt, future::join_all};
 use nats_authority::{
     authority::{
         Issued,
-        requests::{ChangeOrganization, NewCredential, Reason, Rotate},
+        requests::{ChangeOrganization, NewCredential, Reason, Revoke, Rotate},
     },
     jwt::{self, creds, envelope},
     model::CredentialState,
@@ -367,4 +367,47 @@ async fn an_answer_is_no_request_to_jetstream() {
     eventually("the answer is stored", || async { stream.get_info().await.unwrap().state.messages >= 2 }).await;
     let first = stream.get_raw_message(1).await.unwrap();
     assert_eq!(first.payload.as_ref(), b"precious", "neither purged nor deleted");
+}
+
+/// What was issued before a time may be in the wrong hands, and with it the key: a younger JWT of the same key
+/// goes as well, also where a cutoff does not reach it.
+#[tokio::test]
+async fn a_renewed_jwt_goes_with_the_one_before_it() {
+    let l = crate::ledger::ledger().await;
+    let org = l.authority.onboard(&l.actor, crate::ledger::acme(&["prod"])).await.unwrap().0;
+    let (slug, env) = ("acme".parse().unwrap(), "prod".parse().unwrap());
+    let account = org.account_id.parse().unwrap();
+    let issue = async |name: &str| {
+        let new = NewCredential { name: name.to_owned(), role: "viewer".to_owned(), ..NewCredential::default() };
+        l.authority.issue(&l.actor, &slug, &env, new).await.unwrap()
+    };
+    let old = issue("old").await;
+    l.clock.advance(3600);
+    let before = l.authority.now();
+    l.clock.advance(10);
+    let user: PublicKey<User> = old.credential.user_key.parse().unwrap();
+    let renewed = l.authority.renew(account, user).await.unwrap();
+    let renewed = envelope::decode::<jwt::User>(&renewed.jwt).unwrap().claims.issued_at.unwrap();
+    let young = issue("young").await;
+    l.clock.advance(10);
+    let request = Revoke { issued_before: Some(before.to_rfc3339()), ..Revoke::default() };
+    let done = l.authority.revoke_selected(&l.actor, &slug, &request).await.unwrap();
+    let cutoff = done.effect.cutoff.unwrap();
+    assert!(cutoff < renewed, "it does not cover the younger one");
+    let token = l.authority.store().account_jwt(account).await.unwrap().unwrap();
+    let revocations = envelope::decode::<jwt::Account>(&token).unwrap().claims.nats.revocations;
+    assert_eq!(revocations["*"], cutoff);
+    assert!(revocations[&user.to_string()] >= renewed, "{revocations:?}");
+    assert_eq!(revocations.len(), 2, "and nobody else");
+    assert_eq!(l.authority.renew(account, user).await.unwrap_err().code(), "credential-revoked");
+    let state = l.authority.credential(young.credential.id).await.unwrap().state;
+    assert_eq!(state, CredentialState::Active);
+    // The entry stays until the last of the key's JWTs has ended, though the first one's end comes before.
+    let lives = old.credential.expires_at.timestamp() - l.authority.now().timestamp();
+    l.clock.advance(lives + 3600 + 1);
+    l.authority.prune().await.unwrap();
+    l.authority.revoke(&l.actor, young.credential.id, Reason::default()).await.unwrap();
+    let token = l.authority.store().account_jwt(account).await.unwrap().unwrap();
+    let revocations = envelope::decode::<jwt::Account>(&token).unwrap().claims.nats.revocations;
+    assert!(revocations.contains_key(&user.to_string()), "{revocations:?}");
 }
