@@ -59,7 +59,7 @@ async fn nothing_acknowledged_is_lost_and_the_service_comes_back_by_itself() {
     let line = fs::read_to_string(format!("{proc}/cmdline")).unwrap();
     let arguments: Vec<_> = line.trim_end_matches('\0').split('\0').collect();
     let owner = fs::metadata(&proc).unwrap();
-    let enough = sized(500, 5_000);
+    let enough = sized(500, 1_500);
     eventually("the clients are at work", || async { load.answered() > enough }).await;
     let killed = Instant::now();
     send(pid, Signal::KILL).unwrap();
