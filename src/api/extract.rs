@@ -138,6 +138,20 @@ impl<S: Send + Sync> FromRequestParts<S> for CredentialPath {
     }
 }
 
+/// `{id}` of a key rotation.
+pub struct RotationPath(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for RotationPath {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let text = named(parts, state, "id").await?;
+        let id =
+            Uuid::try_parse(&text).map_err(|_| Error::not_found("no-key-rotation", "there is no such key rotation"))?;
+        Ok(Self(id))
+    }
+}
+
 /// The account key of the URL resolver, as it stands in the path.
 pub struct AccountPath(pub String);
 

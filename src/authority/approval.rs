@@ -9,7 +9,6 @@ use crate::{
 
 /// Refuses an approval by somebody who is no security officer, or who asked for the change.
 /// `requested_by` is the [`Actor::identity`] of who asked.
-#[cfg_attr(not(test), expect(dead_code, reason = "the rotation of signing keys comes next"))]
 pub(super) fn require_second_person(requested_by: &str, approver: &Actor) -> Result<()> {
     if !approver.roles.contains(&CallerRole::SecurityOfficer) {
         let detail = "only a caller with the role security-officer approves this";

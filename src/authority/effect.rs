@@ -94,6 +94,8 @@ pub struct KeyUse {
     pub standing: usize,
     /// Those of `selected` and `standing` that were issued after [`Situation::free_until`].
     pub late: usize,
+    /// It signs and is not being rotated: a new one may take its place here and now.
+    pub replaceable: bool,
 }
 
 /// What the choice follows from.
@@ -147,8 +149,10 @@ pub fn choose(situation: &Situation) -> Effect {
     }
     // Only keys whose every valid user is to go: the largest ones first, and no more than needed.
     let weight = |usage: &KeyUse| if chosen.cutoff.is_some() { usage.late } else { usage.selected + usage.standing };
-    let mut replaceable: Vec<_> =
-        keys.iter().filter(|usage| usage.others == 0 && usage.selected > 0 && weight(usage) > 0).collect();
+    let mut replaceable: Vec<_> = keys
+        .iter()
+        .filter(|usage| usage.replaceable && usage.others == 0 && usage.selected > 0 && weight(usage) > 0)
+        .collect();
     replaceable.sort_by_key(|usage| (std::cmp::Reverse(weight(usage)), usage.key));
     let cutoff = chosen.cutoff;
     for usage in replaceable {

@@ -21,6 +21,7 @@ fn situation(asked: Asked, uses: &[(usize, usize, usize, usize)], free_until: Op
         others: *others,
         standing: *standing,
         late: *late,
+        replaceable: true,
     });
     Situation { asked, keys: keys.collect(), free_until, room }
 }
@@ -129,6 +130,7 @@ proptest! {
             let count = |holds: &dyn Fn(&Model) -> bool| given.iter().filter(|one| one.issuer == n && holds(one)).count();
             KeyUse {
                 key: *key,
+                replaceable: true,
                 selected: count(&|one| one.selected),
                 others: count(&|one| !one.selected && !one.revoked),
                 standing: count(&|one| one.revoked),

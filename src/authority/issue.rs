@@ -16,7 +16,10 @@ use crate::{
     nkey::{PublicKey, Seed, User},
     policy::{Policies, Role, custom},
     signer::lint,
-    store::{Recorded, credentials, keys::IssuingContext},
+    store::{
+        Recorded, credentials,
+        keys::{IssuingContext, replaced_now},
+    },
 };
 
 /// The most credentials in one batch.
@@ -230,11 +233,14 @@ impl Authority {
         let (issuer, mut claims) = if request.options.restricts() {
             let limits = options::limits(&request.role.limits, &request.options);
             (
-                &context.plain,
+                context.plain.as_ref().ok_or_else(replaced_now)?,
                 jwt::User::unscoped(context.account, request.role.permissions_for(environment, user), limits),
             )
         } else {
             let scoped = context.scoped.as_ref().ok_or_else(|| {
+                if context.pending {
+                    return replaced_now();
+                }
                 Error::conflict(
                     "role-not-provisioned",
                     format!(

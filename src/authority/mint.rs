@@ -267,7 +267,7 @@ impl Authority {
             .map(|row| (row.id, Environment::new(org.slug.clone(), row.env_type)))
             .collect();
         let (mut plain_keys, mut scoped_keys) = (Vec::new(), Vec::new());
-        for (key, scope) in keys::active(tx, org.account).await? {
+        for (key, scope) in keys::in_account(tx, org.account).await? {
             match scope {
                 keys::KeyScope::Account => plain_keys.push(key),
                 keys::KeyScope::Role { environment, role } => {

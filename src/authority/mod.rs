@@ -16,6 +16,9 @@ pub mod effect;
 mod environments;
 mod issuance;
 mod issue;
+pub mod key_rotation;
+mod key_rotations;
+mod key_steps;
 mod ledger;
 mod mint;
 mod options;
@@ -46,6 +49,7 @@ use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
 pub use issue::{Issued, MAX_BATCH};
+pub use key_rotations::KeyStanding;
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
 pub use preview::{Preview, Proposal};
 pub use reload::Loaded;
@@ -163,6 +167,8 @@ pub struct Authority {
     pub push_wanted: Arc<Notify>,
     /// Wakes the expire task.
     pub endings_wanted: Arc<Notify>,
+    /// Wakes the rotate task.
+    pub rotations_wanted: Arc<Notify>,
     /// Wakes the provision task.
     pub provision_wanted: Arc<Notify>,
     /// Wakes the reconcile task.
@@ -227,6 +233,7 @@ impl Authority {
             standing: ArcSwap::from_pointee(standing),
             push_wanted: Arc::new(Notify::new()),
             endings_wanted: Arc::new(Notify::new()),
+            rotations_wanted: Arc::new(Notify::new()),
             provision_wanted: Arc::new(Notify::new()),
             reconcile_wanted: Arc::new(Notify::new()),
             restore_wanted: Arc::new(Notify::new()),

@@ -51,7 +51,8 @@ impl Authority {
         }
         let event = self.event(&actor, action, None, account, json!({"name": NAME}));
         audit::record(work.rows(), &event).await?;
-        let signing_keys: Vec<_> = keys::active(work.rows(), account).await?.into_iter().map(|(key, _)| key).collect();
+        let signing_keys: Vec<_> =
+            keys::in_account(work.rows(), account).await?.into_iter().map(|(key, _)| key).collect();
         // What changed nothing is no event.
         if self.mint_platform(work, account, NAME, compose_platform(&signing_keys), event.id).await? {
             change.commit().await?;

@@ -39,6 +39,10 @@ pub enum Proposal<'a> {
     Revoke(Uuid, &'a Reason),
     /// [`Authority::revoke_selected`].
     RevokeSelected(&'a OrgSlug, &'a Revoke),
+    /// [`Authority::approve_key_rotation`].
+    ApproveKeyRotation(Uuid),
+    /// [`Authority::hasten_key_rotation`].
+    HastenKeyRotation(Uuid, &'a Reason),
 }
 
 /// What a change would make of an organization's account.
@@ -117,6 +121,8 @@ impl Authority {
             Proposal::RevokeSelected(slug, selector) => {
                 Ok(self.revoke_selected_in(work, actor, slug, selector).await?.1)
             }
+            Proposal::ApproveKeyRotation(id) => self.approve_key_rotation_in(work, actor, id).await,
+            Proposal::HastenKeyRotation(id, reason) => self.hasten_key_rotation_in(work, actor, id, reason).await,
         }
     }
 

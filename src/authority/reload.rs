@@ -155,7 +155,7 @@ impl Authority {
 
     /// Gives environments keys for roles that came later. Returns how many.
     async fn add_missing_keys(&self, tx: &mut crate::store::Connection, org: &Organization) -> Result<usize> {
-        let active = keys::active(tx, org.account).await?;
+        let there = keys::in_account(tx, org.account).await?;
         let policies = self.policies();
         let mut missing = Vec::new();
         for env in environments::of(tx, org.id).await? {
@@ -164,7 +164,7 @@ impl Authority {
             }
             for role in policies.roles.values().filter(|role| role.check_env_type(&env.env_type).is_ok()) {
                 let scope = KeyScope::Role { environment: env.id, role: role.name.clone() };
-                if active.iter().all(|(_, there)| *there != scope) {
+                if there.iter().all(|(_, other)| *other != scope) {
                     missing.push(NewAccountKey { account: org.account, scope, key: self.signer.generate()? });
                 }
             }

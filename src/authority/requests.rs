@@ -260,6 +260,40 @@ pub struct NewSystemCredential {
     pub ttl: String,
 }
 
+/// Asks for the replacement of signing keys of an organization: of one, of those of an environment or of
+/// a role, or of all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RotateKeys {
+    /// Only the scoped keys of this environment type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "prod")]
+    pub env_type: Option<String>,
+    /// Only the scoped keys of this role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "publisher")]
+    pub role: Option<String>,
+    /// Only this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// How long the old key stays in the account at least once the new one signs; `24h` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "24h")]
+    pub grace: Option<String>,
+    /// At the end of the grace time the old key leaves whoever still uses it, and closes them. Else it
+    /// waits until its last credential is rotated, revoked or expired.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// The key is in the wrong hands: it leaves the account with the approval, and closes its users, before
+    /// the new one signs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub immediately: bool,
+    /// For the audit log, at most 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 500)]
+    pub reason: Option<String>,
+}
+
 /// Asks whether a role or a credential may do something.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

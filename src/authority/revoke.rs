@@ -208,7 +208,7 @@ impl Authority {
                     Error::field(
                         "unknown-signing-key",
                         "/signingKey",
-                        "this is no active signing key of the organization; see its keys",
+                        "this is no active signing key of the organization, or it is being rotated; see its keys, and hasten a rotation to take its old key out at once",
                     )
                 };
                 let key: PublicKey<Account> = text.parse().map_err(|_| unknown())?;
@@ -270,10 +270,12 @@ impl Authority {
         };
         let free_until = free.filter(|free| cutoff.is_none_or(|cutoff| *free > cutoff));
         let usage = revocations::usage(work.rows(), selection, now, cutoff, free_until).await?;
-        let of_account = keys::active(work.rows(), org.account).await?;
+        let of_account = keys::in_account(work.rows(), org.account).await?;
+        let replaceable = keys::replaceable(work.rows(), org.account).await?;
         let usage = usage.into_iter().filter(|usage| of_account.iter().any(|(key, _)| *key == usage.key));
-        let situation =
-            Situation { asked: *asked, keys: usage.map(|usage| key_use(&usage)).collect(), free_until, room };
+        let may_go = |usage: &Usage| replaceable.iter().any(|(key, _)| *key == usage.key);
+        let keys = usage.map(|usage| KeyUse { replaceable: may_go(&usage), ..key_use(&usage) });
+        let situation = Situation { asked: *asked, keys: keys.collect(), free_until, room };
         let chosen = choose(&situation);
         Ok(Effect { cutoff: chosen.cutoff.or(cutoff), ..chosen })
     }
@@ -303,6 +305,7 @@ fn key_use(usage: &Usage) -> KeyUse {
         others: count(usage.others),
         standing: count(usage.standing),
         late: count(usage.late),
+        replaceable: true,
     }
 }
 

@@ -130,6 +130,15 @@ impl Store {
     ) -> Result<Option<(Credential, Recorded<User>)>> {
         let row = &new.row;
         let mut tx = self.begin().await?;
+        // The organization before the credential, as whoever revokes: else the two could wait for each
+        // other. And whoever counts what a key has signed holds this lock.
+        sqlx::query(
+            "SELECT FROM environments e JOIN organizations o ON o.id = e.organization_id WHERE e.id = $1
+             FOR KEY SHARE OF o",
+        )
+        .bind(new.environment)
+        .execute(&mut *tx)
+        .await?;
         // First the organization, then the credential, as whoever revokes does it.
         sqlx::query("SELECT 1 FROM organizations WHERE slug = $1 AND state <> 'deleted' FOR KEY SHARE")
             .bind(row.org.as_str())
@@ -300,7 +309,8 @@ pub(super) fn from_row(row: &PgRow) -> Result<Credential> {
 }
 
 /// One statement, so one round trip and one commit. The audit events and the credentials come from
-/// the same rows: those whose organization, environment and key are active and that no cutoff covers. The
+/// the same rows: those whose organization, environment are active, whose key is in the account
+/// (one that began to retire since it signed still lets them in) and that no cutoff covers. The
 /// division fails the statement, and with it both inserts, when that is not all of them, or when somebody else
 /// has taken over an idempotency key. Whoever moves a cutoff or replaces a key holds the organization's lock;
 /// the locks here wait for that and then look again.
@@ -320,7 +330,7 @@ WITH new AS (
     JOIN environments e ON e.id = n.environment_id AND e.state IN ('pending', 'ready')
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
         AND (o.revoked_until IS NULL OR n.issued_at > to_timestamp(o.revoked_until))
-    JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state = 'active'
+    JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state IN ('active', 'retiring')
     FOR KEY SHARE OF o, k
 ), counted AS (
     SELECT $15 / (CASE WHEN count(*) = $15
@@ -350,7 +360,7 @@ WITH old AS (
     JOIN environments e ON e.id = $5 AND e.state IN ('pending', 'ready')
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
         AND (o.revoked_until IS NULL OR $11 > to_timestamp(o.revoked_until))
-    JOIN signing_keys k ON k.public_key = $9 AND k.state = 'active'
+    JOIN signing_keys k ON k.public_key = $9 AND k.state IN ('active', 'retiring')
 ), events AS (
     INSERT INTO audit_events (id, at, actor, action, org, target, request_id, detail, issuer, address, operation)
     SELECT $15, $2, $13, 'credential.rotate', $17, old_id::text, $16,

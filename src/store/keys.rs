@@ -48,7 +48,7 @@ pub struct KeyRow {
     pub env_type: Option<String>,
     /// Role of a scoped key.
     pub role: Option<String>,
-    /// `active` or `retired`.
+    /// `pending`, `active`, `retiring` or `retired`.
     pub state: String,
     /// When it was made.
     pub created_at: DateTime<Utc>,
@@ -71,14 +71,54 @@ pub struct IssuingContext {
     pub environment: Uuid,
     /// The scoped key of the role, if the environment has one.
     pub scoped: Option<SealedKey<Account>>,
-    /// The account's plain signing key.
-    pub plain: SealedKey<Account>,
+    /// The account's plain signing key; none while it is replaced at once.
+    pub plain: Option<SealedKey<Account>>,
+    /// A new key of the role or of the account waits until every server has it.
+    pub pending: bool,
     /// Servers refuse what was issued until then, Unix seconds.
     pub cutoff: Option<i64>,
 }
 
-/// Keeps signing keys of accounts.
+/// The life of a signing key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// In the account, signs nothing yet.
+    Pending,
+    /// Signs.
+    Active,
+    /// In the account, signs nothing any more.
+    Retiring,
+    /// Out of the account.
+    Retired,
+}
+
+impl KeyState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// Keeps signing keys of accounts that sign from now on: those of a new account or environment.
 pub async fn insert(connection: &mut PgConnection, keys: &[NewAccountKey], now: DateTime<Utc>) -> Result<()> {
+    insert_as(connection, keys, KeyState::Active, now).await
+}
+
+/// Keeps a signing key that is to replace another one.
+pub async fn insert_pending(connection: &mut PgConnection, key: NewAccountKey, now: DateTime<Utc>) -> Result<()> {
+    insert_as(connection, &[key], KeyState::Pending, now).await
+}
+
+async fn insert_as(
+    connection: &mut PgConnection,
+    keys: &[NewAccountKey],
+    state: KeyState,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let (mut public, mut account, mut kind, mut environment, mut role, mut sealed) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for key in keys {
@@ -100,7 +140,7 @@ pub async fn insert(connection: &mut PgConnection, keys: &[NewAccountKey], now: 
     }
     sqlx::query(
         "INSERT INTO signing_keys (public_key, account_key, kind, environment_id, role, sealed_seed, state, created_at)
-         SELECT *, 'active', $7 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::bytea[])",
+         SELECT *, $8, $7 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::bytea[])",
     )
     .bind(public)
     .bind(account)
@@ -109,6 +149,7 @@ pub async fn insert(connection: &mut PgConnection, keys: &[NewAccountKey], now: 
     .bind(role)
     .bind(sealed)
     .bind(now)
+    .bind(state.name())
     .execute(connection)
     .await?;
     Ok(())
@@ -131,44 +172,52 @@ pub async fn insert_operator(
     Ok(())
 }
 
-/// The active signing keys of an account with their scopes.
-pub async fn active(
+/// The signing keys that are in an account, with their scopes: all that are not retired.
+pub async fn in_account(
     connection: &mut PgConnection,
     account: PublicKey<Account>,
 ) -> Result<Vec<(PublicKey<Account>, KeyScope)>> {
     let rows = sqlx::query(
-        "SELECT public_key, environment_id, role FROM signing_keys WHERE account_key = $1 AND state = 'active'",
+        "SELECT public_key, environment_id, role FROM signing_keys WHERE account_key = $1 AND state <> 'retired'",
     )
     .bind(account.to_string())
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let scope = match (row.try_get("environment_id")?, row.try_get("role")?) {
-                (Some(environment), Some(role)) => KeyScope::Role { environment, role },
-                _ => KeyScope::Account,
-            };
-            Ok((parse(row.try_get("public_key")?)?, scope))
-        })
-        .collect()
+    rows.iter().map(scoped).collect()
 }
 
 /// Retires the scoped keys of an environment: they leave the account, which closes their users.
 pub async fn retire_environment(connection: &mut PgConnection, environment: Uuid) -> Result<()> {
-    sqlx::query("UPDATE signing_keys SET state = 'retired' WHERE environment_id = $1 AND state = 'active'")
+    sqlx::query("UPDATE signing_keys SET state = 'retired' WHERE environment_id = $1 AND state <> 'retired'")
         .bind(environment)
         .execute(connection)
         .await?;
     Ok(())
 }
 
-/// An active signing key of an account, with its scope; none: it is none of this account, or not active.
+/// The signing keys of an account that may be replaced here and now: active ones without a rotation.
+pub async fn replaceable(
+    connection: &mut PgConnection,
+    account: PublicKey<Account>,
+) -> Result<Vec<(PublicKey<Account>, KeyScope)>> {
+    let rows = sqlx::query(
+        "SELECT public_key, environment_id, role FROM signing_keys k WHERE account_key = $1 AND state = 'active'
+         AND NOT EXISTS (SELECT FROM key_rotations r
+                         WHERE r.old_key = k.public_key AND r.state NOT IN ('done', 'cancelled'))",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(scoped).collect()
+}
+
+/// A key among [`replaceable`] ones, with its scope; none: it is not among them.
 pub async fn scope(
     connection: &mut PgConnection,
     account: PublicKey<Account>,
     key: PublicKey<Account>,
 ) -> Result<Option<KeyScope>> {
-    Ok(active(connection, account).await?.into_iter().find(|(other, _)| *other == key).map(|(_, scope)| scope))
+    Ok(replaceable(connection, account).await?.into_iter().find(|(other, _)| *other == key).map(|(_, scope)| scope))
 }
 
 /// Retires one signing key: it leaves the account, which closes its users.
@@ -178,6 +227,39 @@ pub async fn retire(connection: &mut PgConnection, key: PublicKey<Account>) -> R
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Moves a key from one state to the next. Fails when it is not in `from`; a trigger refuses what its
+/// rotation does not allow.
+pub async fn move_to(
+    connection: &mut PgConnection,
+    key: PublicKey<Account>,
+    from: KeyState,
+    to: KeyState,
+) -> Result<()> {
+    let done = sqlx::query("UPDATE signing_keys SET state = $3 WHERE public_key = $1 AND state = $2")
+        .bind(key.to_string())
+        .bind(from.name())
+        .bind(to.name())
+        .execute(connection)
+        .await?;
+    if done.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(Error::internal(format!("the signing key {key} is not {}", from.name())))
+}
+
+/// The signing keys of an organization, oldest first.
+pub async fn of_organization(connection: &mut PgConnection, organization: Uuid) -> Result<Vec<KeyRow>> {
+    let rows = sqlx::query(
+        "SELECT k.public_key, k.kind, e.env_type, k.role, k.state, k.created_at FROM signing_keys k
+         JOIN organizations o ON o.account_key = k.account_key LEFT JOIN environments e ON e.id = k.environment_id
+         WHERE o.id = $1 ORDER BY k.created_at, k.public_key",
+    )
+    .bind(organization)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(key_row).collect()
 }
 
 impl Store {
@@ -201,7 +283,7 @@ impl Store {
         .bind(account.to_string())
         .fetch_optional(self.pool())
         .await?
-        .ok_or_else(|| Error::internal(format!("account {account} has no signing key")))?;
+        .ok_or_else(replaced_now)?;
         sealed(&row)
     }
 
@@ -216,10 +298,12 @@ impl Store {
         let row = sqlx::query(
             "SELECT o.state, o.plan, o.limits, o.allow_organization_reach, o.account_key, o.revoked_until, e.id,
                     s.public_key AS scoped_key, s.sealed_seed AS scoped_seed,
-                    p.public_key, p.sealed_seed
+                    p.public_key, p.sealed_seed, EXISTS (
+                        SELECT FROM signing_keys n WHERE n.state = 'pending' AND n.account_key = o.account_key
+                            AND (n.kind = 'account' OR (n.environment_id = e.id AND n.role = $3))) AS replaced
              FROM organizations o
              JOIN environments e ON e.organization_id = o.id AND e.env_type = $2 AND e.state IN ('pending', 'ready')
-             JOIN signing_keys p ON p.account_key = o.account_key AND p.kind = 'account' AND p.state = 'active'
+             LEFT JOIN signing_keys p ON p.account_key = o.account_key AND p.kind = 'account' AND p.state = 'active'
              LEFT JOIN signing_keys s ON s.environment_id = e.id AND s.role = $3 AND s.kind = 'scoped' AND s.state = 'active'
              WHERE o.slug = $1 AND o.state <> 'deleted'",
         )
@@ -243,22 +327,13 @@ impl Store {
             account: parse(row.try_get("account_key")?)?,
             environment: row.try_get("id")?,
             scoped,
-            plain: sealed(&row)?,
+            plain: match row.try_get::<Option<String>, _>("public_key")? {
+                Some(public) => Some(SealedKey { public: parse(&public)?, sealed: row.try_get("sealed_seed")? }),
+                None => None,
+            },
+            pending: row.try_get("replaced")?,
             cutoff: row.try_get("revoked_until")?,
         }))
-    }
-
-    /// The signing keys of an organization, oldest first.
-    pub async fn organization_keys(&self, organization: Uuid) -> Result<Vec<KeyRow>> {
-        let rows = sqlx::query(
-            "SELECT k.public_key, k.kind, e.env_type, k.role, k.state, k.created_at FROM signing_keys k
-             JOIN organizations o ON o.account_key = k.account_key LEFT JOIN environments e ON e.id = k.environment_id
-             WHERE o.id = $1 ORDER BY k.created_at, k.public_key",
-        )
-        .bind(organization)
-        .fetch_all(self.pool())
-        .await?;
-        rows.iter().map(key_row).collect()
     }
 
     /// The operator's signing keys, oldest first.
@@ -271,6 +346,22 @@ impl Store {
         .await?;
         rows.iter().map(key_row).collect()
     }
+}
+
+/// Between the old key, which left at once, and the new one, which not every server has yet.
+pub fn replaced_now() -> Error {
+    Error::unavailable(
+        "signing-key-pending",
+        "the key that would sign this is being replaced and not every server has the new one yet; try again in a few seconds, or look with `nats-authority key list`",
+    )
+}
+
+fn scoped(row: &PgRow) -> Result<(PublicKey<Account>, KeyScope)> {
+    let scope = match (row.try_get("environment_id")?, row.try_get("role")?) {
+        (Some(environment), Some(role)) => KeyScope::Role { environment, role },
+        _ => KeyScope::Account,
+    };
+    Ok((parse(row.try_get("public_key")?)?, scope))
 }
 
 fn sealed(row: &PgRow) -> Result<SealedKey<Account>> {

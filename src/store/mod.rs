@@ -13,6 +13,7 @@ mod due;
 pub mod environments;
 pub mod idempotency;
 pub mod items;
+pub mod key_rotations;
 pub mod keys;
 pub mod made;
 pub mod operator;
@@ -121,11 +122,11 @@ impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let unreachable = match &error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
-            // 57P0x: shutting down or starting up; 53300: too many connections; 40001, 40P01: to be tried again;
+            // 57P0x: shutting down or starting up; 53300: too many connections; 40001, 40P01: to be tried again; 55P03: a lock that was not had in time;
             // 25P03: this process hung in a transaction.
-            sqlx::Error::Database(database) => database
-                .code()
-                .is_some_and(|code| code.starts_with("57P") || matches!(&*code, "53300" | "40001" | "40P01" | "25P03")),
+            sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+                code.starts_with("57P") || matches!(&*code, "53300" | "40001" | "40P01" | "25P03" | "55P03")
+            }),
             _ => false,
         };
         if unreachable {

@@ -70,6 +70,13 @@ pub async fn lock(connection: &mut PgConnection, slug: &OrgSlug) -> Result<Optio
     row.as_ref().map(from_row).transpose()
 }
 
+/// Locks an organization, in whatever state, until the end of the transaction.
+pub async fn lock_id(connection: &mut PgConnection, id: Uuid) -> Result<Organization> {
+    let sql = "SELECT id, slug, display_name, plan, limits, allow_organization_reach, state, account_key, created_at, updated_at
+               FROM organizations WHERE id = $1 FOR UPDATE";
+    from_row(&sqlx::query(sql).bind(id).fetch_one(connection).await?)
+}
+
 /// Locks one organization that has superseded credentials whose grace time has passed, and that is not
 /// in `except`. The organization is what is claimed, for whoever revokes locks it first: locking its
 /// credentials before it could wait for each other. One that is locked is somebody else's now.

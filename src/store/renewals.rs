@@ -129,7 +129,7 @@ WITH active AS (
     JOIN environments e ON e.id = n.environment_id AND e.state IN ('pending', 'ready')
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
         AND (o.revoked_until IS NULL OR n.issued_at > to_timestamp(o.revoked_until))
-    JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state = 'active'
+    JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state IN ('active', 'retiring')
     FOR KEY SHARE OF o, k
 ), events AS (
     INSERT INTO audit_events (id, at, actor, action, org, target, detail)

@@ -19,6 +19,7 @@ pub mod push;
 pub mod reconcile;
 mod renew;
 mod restore;
+mod rotate;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -96,6 +97,7 @@ pub fn start(
     tracker.spawn(platform::run(Arc::clone(authority), stop.clone()));
     let publisher = publish_audit::Publisher::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(publisher.run(stop.clone()));
+    tracker.spawn(rotate::run(Arc::clone(authority), stop.clone()));
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));
     Ok(resolver)

@@ -4,6 +4,7 @@
 mod consumers;
 mod document;
 mod idempotency;
+mod key_rotations;
 mod refusals;
 mod resources;
 

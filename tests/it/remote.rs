@@ -331,3 +331,24 @@ async fn the_audit_log_proves_itself_with_and_without_the_service() {
     let rest = service.done("audit export --after 1").await;
     assert_eq!(rest.lines().collect::<Vec<_>>(), log.lines().skip(1).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_key_is_asked_for_shown_and_given_up() {
+    let service = Service::start().await;
+    service.done("org create acme --env prod").await;
+    let ran = service.run("key rotate acme --env prod --role viewer --reason yearly").await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("proposed") && ran.out.contains("security-officer"), "{}", ran.out);
+    let id = ran.err.trim().rsplit_once("key approve ").unwrap().1.trim_end_matches('`').to_owned();
+    let list = service.done("key list acme").await;
+    assert_eq!(list.lines().filter(|line| line.contains("the approval of a second person")).count(), 1, "{list}");
+    let refused = service.run(&format!("key approve {id}")).await;
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("approval-needs-security-officer"), "{}", refused.err);
+    assert!(service.done("key rotations --org acme --state proposed").await.contains(&id));
+    let shown = service.done(&format!("key show {id}")).await;
+    assert!(shown.contains("yearly") && shown.contains("grace time"), "{shown}");
+    let cancelled = service.done(&format!("key cancel {id} --reason later")).await;
+    assert!(cancelled.contains("admin: later"), "{cancelled}");
+    assert_eq!(service.run("key rotate acme --immediately --force").await.code, 2);
+}
