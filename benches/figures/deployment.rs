@@ -11,6 +11,7 @@ use nats_authority::{
     dev::{
         nats::{Cluster, ClusterSpec},
         postgres::{Durability, Postgres},
+        process::{Process, Signal},
     },
     entropy::SystemEntropy,
     service::Service,
@@ -28,7 +29,7 @@ pub struct Deployment {
     pub postgres: Postgres,
     pub database_url: String,
     token: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Deployment {
@@ -53,10 +54,12 @@ impl Deployment {
         raw.database.max_connections = Some(u32::try_from(CONNECTIONS)?);
         raw.nats.urls = cluster.urls();
         raw.sealing.key_files = vec!["sealing.key".into()];
+        // What is measured is what the service can do, not what it lets one caller do.
+        raw.limits.caller_rate = Some(0);
+        raw.limits.organization_rate = Some(0);
         raw.jetstream.overcommit = Some(1000.0);
         let service = Service::start(&raw.check(dir.path())?).await?;
-        let deployment =
-            Self { service, cluster, postgres, database_url, token: new.admin_token.to_string(), _dir: dir };
+        let deployment = Self { service, cluster, postgres, database_url, token: new.admin_token.to_string(), dir };
         deployment.ready().await?;
         Ok(deployment)
     }
@@ -78,6 +81,55 @@ impl Deployment {
         self.service.stop().await;
         self.cluster.stop().await?;
         self.postgres.stop().await?;
+        Ok(())
+    }
+}
+
+/// The binary itself, over the same database and servers: a process whose memory is its own.
+pub struct Replica {
+    process: Process,
+    url: String,
+    token: String,
+}
+
+impl Replica {
+    pub async fn start(deployment: &Deployment) -> Result<Self> {
+        let dir = deployment.dir.path();
+        let servers: Vec<_> = deployment.cluster.urls().iter().map(|url| format!("'{url}'")).collect();
+        let config = format!(
+            "bundle = 'bundle.json'\nnats.urls = [{}]\nsealing.key_files = ['sealing.key']\n\
+             database.url_file = 'database.url'\njetstream.overcommit = 1000.0\n[http]\nlisten = '127.0.0.1:0'\n\
+             url_file = 'replica.url'\n",
+            servers.join(", ")
+        );
+        fs::write(dir.join("replica.toml"), config)?;
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nats-authority"));
+        command.arg("serve").arg("--config").arg(dir.join("replica.toml"));
+        let mut process = Process::spawn("replica", command, &dir.join("replica.log"), Signal::KILL)?;
+        let url = loop {
+            process.expect_running()?;
+            match fs::read_to_string(dir.join("replica.url")) {
+                Ok(url) => break url,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        Ok(Self { process, url, token: deployment.token.clone() })
+    }
+
+    pub async fn http(&self) -> Result<Http> {
+        Http::connect(&self.url, &self.token).await
+    }
+
+    /// Its resident memory, MiB.
+    pub fn resident(&self) -> Result<u64> {
+        let pid = self.process.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
+    }
+
+    pub async fn stop(mut self) -> Result<()> {
+        self.process.stop(Signal::TERM, Duration::from_secs(30)).await?;
         Ok(())
     }
 }

@@ -15,14 +15,14 @@ use crate::{
     report::{Report, percentile},
 };
 
-const ONBOARDINGS: usize = 100;
 const REVOCATIONS: usize = 50;
 
-pub async fn onboard(report: &mut Report, deployment: &Deployment) -> Result<()> {
+/// Onboards `count` organizations; `with` says in the row what else there is.
+pub async fn onboard(report: &mut Report, deployment: &Deployment, count: usize, with: &str) -> Result<()> {
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     let mut http = deployment.http().await?;
-    for number in 0..ONBOARDINGS {
-        let slug = format!("onboard-{number}");
+    for number in 0..count {
+        let slug = format!("onboard-{}-{number}", deployment.service.authority.now().timestamp_millis());
         let started = Instant::now();
         let body = http
             .post("/api/v1/orgs", &format!(r#"{{"slug":"{slug}","environments":["prod"]}}"#), "Prefer: wait=20\r\n")
@@ -48,7 +48,7 @@ pub async fn onboard(report: &mut Report, deployment: &Deployment) -> Result<()>
     for (name, share, reach) in [("p50", 0.5, 25.0), ("p99", 0.99, 100.0)] {
         let (ours, bare) = (percentile(&ours, share), percentile(&bare, share));
         report.row(
-            &format!("onboard until a client is connected, {name}"),
+            &format!("onboard until a client is connected{with}, {name}"),
             format!("{ours:.1} ms"),
             format!("{bare:.1} ms bare push + connect"),
             Some(ours / bare),

@@ -8,15 +8,17 @@ mod deployment;
 mod http;
 mod issue;
 mod latency;
+mod ledger;
 mod mint;
 mod push;
 mod report;
+mod scale;
 
 use anyhow::Result;
 use deployment::Deployment;
 use report::Report;
 
-/// `cargo bench --bench figures -- mint push` measures only those.
+/// `cargo bench --bench figures -- mint scale` measures only those.
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let wants = |figure: &str| wanted.is_empty() || wanted.iter().any(|word| word == figure);
@@ -25,7 +27,7 @@ fn main() -> Result<()> {
     if wants("mint") {
         mint::run(&mut report)?;
     }
-    if !["onboard", "revoke", "issue", "push"].into_iter().any(wants) {
+    if !["onboard", "revoke", "issue", "scale", "ledger"].into_iter().any(wants) {
         println!("\n{}", report.table());
         return report.write();
     }
@@ -33,7 +35,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let deployment = Deployment::start().await?;
         if wants("onboard") {
-            latency::onboard(&mut report, &deployment).await?;
+            latency::onboard(&mut report, &deployment, 100, "").await?;
         }
         if wants("revoke") {
             latency::revoke(&mut report, &deployment).await?;
@@ -42,8 +44,14 @@ fn main() -> Result<()> {
             issue::single(&mut report, &deployment).await?;
             issue::batch(&mut report, &deployment).await?;
         }
-        if wants("push") {
-            push::run(&mut report, &deployment).await?;
+        if wants("scale") {
+            scale::run(&mut report, &deployment).await?;
+        }
+        if wants("ledger") {
+            ledger::run(&mut report, &deployment).await?;
+        }
+        if wants("scale") && wants("ledger") {
+            scale::memory(&mut report, &deployment).await?;
         }
         deployment.stop().await
     })?;
