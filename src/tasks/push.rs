@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How many accounts are claimed at a time.
-const CLAIM: i64 = 512;
+const CLAIM: i64 = 1024;
 
 /// How many pushes are under way at a time.
 const IN_FLIGHT: usize = 128;
@@ -32,9 +32,9 @@ const IN_FLIGHT: usize = 128;
 const FEW: usize = 16;
 
 pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
-    let mut reports = Reports { authority: Arc::clone(&authority), writing: None };
+    let mut settling = Settling(None);
     loop {
-        match push_due(&authority, &resolver, &mut reports).await {
+        match push_due(&authority, &resolver, &mut settling).await {
             Ok(0) => {}
             Ok(_) => {
                 authority.provision_wanted.notify_one();
@@ -42,51 +42,43 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
             }
             Err(error) => tracing::warn!(%error, cause = error.internal_report(), "push"),
         }
-        reports.written().await;
+        settling.settled().await;
         if !nudged(&authority.push_wanted, TICK, &stop).await {
             return;
         }
     }
 }
 
+/// An account and what the servers answered to its JWT.
+type Answered = (DueAccount, PushOutcome);
+
 /// One pushed account and what each server has of it.
 type Pushed = (PushReport, Vec<AccountServer>);
 
-/// Writes what was pushed while the next accounts are pushed.
-struct Reports {
-    authority: Arc<Authority>,
-    writing: Option<JoinHandle<()>>,
-}
+/// Servers are asked what they run, and it is written down, while the next accounts are pushed.
+struct Settling(Option<JoinHandle<()>>);
 
-impl Reports {
-    async fn write(&mut self, pushed: Vec<Pushed>) {
-        self.written().await;
-        let authority = Arc::clone(&self.authority);
-        self.writing = Some(tokio::spawn(async move {
-            let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
-            // Not written, the accounts stay leased and are pushed again when the lease is over.
-            match authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
-                Ok(0) => {}
-                Ok(_) => authority.reconcile_wanted.notify_one(),
-                Err(error) => tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded"),
-            }
-            for report in reports {
-                authority.announce(report.account);
-            }
-        }));
+impl Settling {
+    async fn begin(&mut self, authority: &Arc<Authority>, resolver: &Arc<SystemResolver>, answered: Vec<Answered>) {
+        self.settled().await;
+        self.0 = Some(tokio::spawn(settle_all(Arc::clone(authority), Arc::clone(resolver), answered)));
     }
 
-    async fn written(&mut self) {
-        if let Some(writing) = self.writing.take()
-            && writing.await.is_err()
+    async fn settled(&mut self) {
+        if let Some(settling) = self.0.take()
+            && settling.await.is_err()
         {
-            tracing::error!("recording a push panicked");
+            tracing::error!("settling a push panicked");
         }
     }
 }
 
 /// Pushes what is due now; returns how many accounts that were.
-async fn push_due(authority: &Authority, resolver: &SystemResolver, reports: &mut Reports) -> Result<usize> {
+async fn push_due(
+    authority: &Arc<Authority>,
+    resolver: &Arc<SystemResolver>,
+    settling: &mut Settling,
+) -> Result<usize> {
     if !resolver.connection().state().borrow().connected || resolver.registry().expected().is_empty() {
         return Ok(0);
     }
@@ -98,11 +90,17 @@ async fn push_due(authority: &Authority, resolver: &SystemResolver, reports: &mu
     }
     let claims = Claims::new(authority, &due, asked);
     let jobs = stream::iter(due).map(|due| push_one(resolver, &claims, due));
-    let pushed = jobs.buffer_unordered(IN_FLIGHT).filter_map(std::future::ready);
-    let pushed: Vec<_> = pushed.collect().await;
+    let answered = jobs.buffer_unordered(IN_FLIGHT).filter_map(std::future::ready).collect().await;
+    settling.begin(authority, resolver, answered).await;
+    Ok(count)
+}
+
+/// Asks what servers run of what was pushed, and writes it down.
+async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, answered: Vec<Answered>) {
+    let (authority, resolver) = (authority.as_ref(), resolver.as_ref());
     // Asked after the push: a server that loads an account from now on loads the new JWT.
-    let loaded = if count > FEW { resolver.loaded().await.ok() } else { None };
-    let checks = stream::iter(pushed).map(|(due, outcome)| {
+    let loaded = if answered.len() > FEW { resolver.loaded().await.ok() } else { None };
+    let checks = stream::iter(answered).map(|(due, outcome)| {
         let known = loaded.as_deref().and_then(|loaded| not_loaded(loaded, due.account));
         async move {
             let effective = match known {
@@ -112,9 +110,17 @@ async fn push_due(authority: &Authority, resolver: &SystemResolver, reports: &mu
             settle(authority, resolver, due, &outcome, &effective).await
         }
     });
-    let done: Vec<Pushed> = checks.buffer_unordered(IN_FLIGHT).collect().await;
-    reports.write(done).await;
-    Ok(count)
+    let pushed: Vec<Pushed> = checks.buffer_unordered(IN_FLIGHT).collect().await;
+    let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
+    // Not written, the accounts stay leased and are pushed again when the lease is over.
+    match authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
+        Ok(0) => {}
+        Ok(_) => authority.reconcile_wanted.notify_one(),
+        Err(error) => tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded"),
+    }
+    for report in reports {
+        authority.announce(report.account);
+    }
 }
 
 /// Pushes one account; none: others have it by now.
