@@ -65,8 +65,8 @@ impl Authority {
         Ok((org, true))
     }
 
-    /// Removes an environment: its users are closed at once, stream and bucket go with
-    /// their data, and with the stream its consumers.
+    /// Removes an environment: its credentials are revoked and its users closed at once, stream and bucket go
+    /// with their data, and with the stream its consumers.
     pub async fn delete_environment(
         &self,
         actor: &Actor,
@@ -99,7 +99,8 @@ impl Authority {
             CONSUMERS.abandon(work.rows(), row.id).await?;
             keys::retire_environment(work.rows(), row.id).await?;
             let environment = Environment::new(slug.clone(), env_type.clone());
-            let event = self.event(actor, "environment.delete", Some(slug), environment.name(), json!({}));
+            let detail = self.revoke_environment(work, &org, row.id).await?;
+            let event = self.event(actor, "environment.delete", Some(slug), environment.name(), detail);
             audit::record(work.rows(), &event).await?;
             self.mint(work, &org, event.id).await?;
             row.state = EnvState::Deleting;

@@ -280,7 +280,8 @@ impl Authority {
             }
         }
         let cutoff = revocations::cutoff(tx, org.id).await?;
-        let revoked = revocations::revoked(tx, org.id, self.now() - SKEW, cutoff).await?;
+        let mut revoked = revocations::revoked(tx, org.id, self.now() - SKEW, cutoff).await?;
+        revoked.extend(self.of_roles_that_left(tx, org, &policies).await?);
         let signers: BTreeSet<_> = plain_keys.iter().chain(scoped_keys.iter().map(|(key, _)| key)).copied().collect();
         let prune_at = effect::prune_at(&revoked, cutoff, &signers);
         let composition = Composition {
@@ -299,6 +300,25 @@ impl Authority {
             cutoff,
         };
         Ok(Composed { composition, revoked, prune_at })
+    }
+}
+
+impl Authority {
+    /// The scoped keys of a role that has left the policies are out of the account. What the plain key signed for
+    /// that role has to be refused as well, until the role is back: it is not revoked in the ledger.
+    async fn of_roles_that_left(
+        &self,
+        tx: &mut Connection,
+        org: &Organization,
+        policies: &Policies,
+    ) -> Result<Vec<revocations::Revoked>> {
+        let known = keys::roles(tx, org.account).await?;
+        let left: Vec<_> =
+            known.iter().map(String::as_str).filter(|role| !policies.roles.contains_key(*role)).collect();
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        revocations::of_roles(tx, org.id, &left, self.now() - SKEW).await
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{
     Actor, Authority,
@@ -93,10 +94,7 @@ impl Authority {
         let mut generation = accounts::lock(work.rows(), org.account).await?.generation;
         let mut bytes_after = before.bytes;
         if revoked > 0 || moved && effect.cutoff.is_some() || !effect.replaced.is_empty() {
-            if let Some(cutoff) = effect.cutoff {
-                revocations::set_cutoff(work.rows(), org.id, cutoff).await?;
-            }
-            self.replace_keys(work, &org, &effect.replaced).await?;
+            self.apply(work, &org, &effect).await?;
             let detail = json!({
                 "selector": request, "revoked": revoked, "credentials": ids, "cutoff": effect.cutoff,
                 "replacedKeys": effect.replaced, "entries": effect.entries,
@@ -107,6 +105,44 @@ impl Authority {
             bytes_after = revocations::size(work.rows(), org.account).await?.bytes;
         }
         Ok((Revocation { revoked, effect, bytes_before: before.bytes, bytes_after, generation }, org))
+    }
+
+    /// Revokes all of an environment that is going. Its scoped keys leave the account with it; what the plain key
+    /// signed has to be refused by the account. What was done, for the audit log; the caller mints.
+    pub(super) async fn revoke_environment(
+        &self,
+        work: &mut Work,
+        org: &Organization,
+        environment: Uuid,
+    ) -> Result<serde_json::Value> {
+        let now = self.now();
+        let selection = Selection {
+            org: org.id,
+            environment: Some(environment),
+            role: None,
+            issued_until: None,
+            signing_key: None,
+            ends_after: now - SKEW,
+        };
+        let question = Question { selection, asked: Asked::Selected };
+        let before = revocations::size(work.rows(), org.account).await?;
+        let effect = self.effect_of(work, org, &question, &before).await?;
+        let reason = Some("environment deleted");
+        let (revoked, ids) = revocations::revoke(work.rows(), &question.selection, now, reason).await?;
+        if revoked > 0 {
+            self.apply(work, org, &effect).await?;
+        }
+        Ok(json!({
+            "revoked": revoked, "credentials": ids, "cutoff": effect.cutoff, "replacedKeys": effect.replaced,
+        }))
+    }
+
+    /// Writes what was chosen, beside the entries, which follow from the credentials.
+    async fn apply(&self, work: &mut Work, org: &Organization, effect: &Effect) -> Result<()> {
+        if let Some(cutoff) = effect.cutoff {
+            revocations::set_cutoff(work.rows(), org.id, cutoff).await?;
+        }
+        self.replace_keys(work, org, &effect.replaced).await
     }
 
     /// Of these users, those that the ledger knows and no valid credential is left for.

@@ -186,6 +186,12 @@ pub async fn in_account(
     rows.iter().map(scoped).collect()
 }
 
+/// The roles that an account has or had scoped keys for.
+pub async fn roles(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<Vec<String>> {
+    let sql = "SELECT DISTINCT role FROM signing_keys WHERE account_key = $1 AND role IS NOT NULL";
+    Ok(sqlx::query_scalar(sql).bind(account.to_string()).fetch_all(connection).await?)
+}
+
 /// Retires the scoped keys of an environment: they leave the account, which closes their users.
 pub async fn retire_environment(connection: &mut PgConnection, environment: Uuid) -> Result<()> {
     sqlx::query("UPDATE signing_keys SET state = 'retired' WHERE environment_id = $1 AND state <> 'retired'")

@@ -1,7 +1,7 @@
 //! What is revoked: the selection of credentials, the cutoff of an organization, the entries of its account.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{Store, parse};
@@ -217,19 +217,40 @@ pub async fn revoked(
     .bind(cutoff.and_then(|at| DateTime::from_timestamp(at, 0)))
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let issued_at: DateTime<Utc> = row.try_get("issued_at")?;
-            let revoked_at: DateTime<Utc> = row.try_get("revoked_at")?;
-            Ok(Revoked {
-                user: parse(row.try_get("user_key")?)?,
-                issuer: parse(row.try_get("issuer_key")?)?,
-                issued_at: issued_at.timestamp(),
-                revoked_at: revoked_at.timestamp(),
-                expires_at: row.try_get("expires_at")?,
-            })
-        })
-        .collect()
+    rows.iter().map(from_row).collect()
+}
+
+/// The credentials of roles of an organization that end after `ends_after`, as if they were revoked when they
+/// were issued: for roles that are no more.
+pub async fn of_roles(
+    connection: &mut PgConnection,
+    org: Uuid,
+    roles: &[&str],
+    ends_after: DateTime<Utc>,
+) -> Result<Vec<Revoked>> {
+    let rows = sqlx::query(
+        "SELECT c.user_key, c.issuer_key, c.issued_at, c.issued_at AS revoked_at, c.expires_at
+         FROM environments e JOIN credentials c ON c.environment_id = e.id
+         WHERE e.organization_id = $1 AND c.role = ANY($2) AND c.revoked_at IS NULL AND c.expires_at > $3",
+    )
+    .bind(org)
+    .bind(roles)
+    .bind(ends_after)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+fn from_row(row: &PgRow) -> Result<Revoked> {
+    let issued_at: DateTime<Utc> = row.try_get("issued_at")?;
+    let revoked_at: DateTime<Utc> = row.try_get("revoked_at")?;
+    Ok(Revoked {
+        user: parse(row.try_get("user_key")?)?,
+        issuer: parse(row.try_get("issuer_key")?)?,
+        issued_at: issued_at.timestamp(),
+        revoked_at: revoked_at.timestamp(),
+        expires_at: row.try_get("expires_at")?,
+    })
 }
 
 /// The cutoff of an organization.

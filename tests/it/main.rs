@@ -18,6 +18,7 @@ mod ledger;
 mod live;
 mod load;
 mod overload;
+mod plain_key;
 mod platform;
 mod policy;
 mod policy_reload;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A copy of the policies that come with the program.
-fn policies() -> TempDir {
+pub fn policies() -> TempDir {
     let dir = support::temp_dir();
     for folder in ["plans", "roles"] {
         fs::create_dir(dir.path().join(folder)).unwrap();
