@@ -171,6 +171,8 @@ pub struct Authority {
     pub rotations_wanted: Arc<Notify>,
     /// Wakes the provision task.
     pub provision_wanted: Arc<Notify>,
+    /// Wakes the task that looks for clients that stayed.
+    pub clients_wanted: Arc<Notify>,
     /// Wakes the reconcile task.
     pub reconcile_wanted: Arc<Notify>,
     /// Wakes the restore task.
@@ -235,6 +237,7 @@ impl Authority {
             endings_wanted: Arc::new(Notify::new()),
             rotations_wanted: Arc::new(Notify::new()),
             provision_wanted: Arc::new(Notify::new()),
+            clients_wanted: Arc::new(Notify::new()),
             reconcile_wanted: Arc::new(Notify::new()),
             restore_wanted: Arc::new(Notify::new()),
             policies_wanted: Arc::new(Notify::new()),

@@ -225,6 +225,17 @@ pub(super) async fn connections(asker: &Asker<'_>, account: PublicKey<Account>) 
     ))
 }
 
+/// `$SYS.REQ.SERVER.<id>.KICK` (2.10 and later). The server answers when it has begun to close the connection.
+pub(super) async fn kick(asker: &Asker<'_>, server: ServerRef, cid: u64) -> Result<()> {
+    let mut listener = asker.link.mux().listen();
+    let question = serde_json::json!({ "cid": cid }).to_string();
+    listener.publish(asker.link.client(), &format!("$SYS.REQ.SERVER.{}.KICK", server.id), question.into()).await?;
+    match timeout(asker.timing.answer, listener.next()).await {
+        Ok(Some(message)) if message.status.is_none() => Ok(()),
+        _ => Err(Error::unavailable("nats-no-answer", format!("{} does not answer", server.name))),
+    }
+}
+
 /// A server that has no `JetStream`, or none for this account, has no streams of it.
 pub(super) async fn streams(asker: &Asker<'_>, account: PublicKey<Account>) -> Result<Vec<Streams>> {
     let question = serde_json::json!({"account": account, "accounts": true, "streams": true, "config": true});

@@ -95,6 +95,9 @@ pub trait Resolver: Send + Sync {
     /// The client connections of `account` on each server.
     fn connections(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Connections>>>;
 
+    /// Closes one client connection. A client that reconnects is let in only if it still may.
+    fn kick(&self, server: ServerRef, cid: u64) -> BoxFuture<'_, Result<()>>;
+
     /// What each server stores of the streams of `account`.
     fn streams(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Streams>>>;
 

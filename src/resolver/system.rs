@@ -160,6 +160,10 @@ impl Resolver for SystemResolver {
         ask!(self, inspect::connections, account)
     }
 
+    fn kick(&self, server: ServerRef, cid: u64) -> BoxFuture<'_, Result<()>> {
+        ask!(self, inspect::kick, server, cid)
+    }
+
     fn streams(&self, account: PublicKey<Account>) -> BoxFuture<'_, Result<Vec<Streams>>> {
         ask!(self, inspect::streams, account)
     }

@@ -91,7 +91,8 @@ const MINT: &str = "
 WITH minted AS (
     INSERT INTO account_generations (account_key, generation, iat, jwt, jwt_sha256, signed_by, audit_event, minted_at)
     VALUES ($1, $2, $3, $4, $5, $7, $8, $9))
-UPDATE accounts SET generation = $2, iat = $3, jwt = $4, jwt_sha256 = $5, content_hash = $6, due_at = $9, attempts = 0
+UPDATE accounts SET generation = $2, iat = $3, jwt = $4, jwt_sha256 = $5, content_hash = $6, due_at = $9, attempts = 0,
+    look_at_clients = $2 > 1
 WHERE account_key = $1";
 
 /// Makes the row of a new account, without a JWT yet.

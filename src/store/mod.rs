@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod audit;
 pub mod audit_chain;
 mod claims;
+pub mod clients;
 pub mod credentials;
 mod due;
 pub mod environments;
@@ -56,6 +57,9 @@ pub type Connection = sqlx::PgConnection;
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    /// One connection for the question whether the database answers: requests that wait for one of the others
+    /// say nothing about the database.
+    probe: PgPool,
 }
 
 impl Store {
@@ -87,7 +91,9 @@ impl Store {
                 )
                 .with_source(error)
             })?;
-        Ok(Self { pool })
+        let probe =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(timeout).connect_lazy(url.expose_secret())?;
+        Ok(Self { pool, probe })
     }
 
     /// Applies the migrations that are missing.
@@ -99,7 +105,7 @@ impl Store {
 
     /// The database answers.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        sqlx::query("SELECT 1").execute(&self.probe).await?;
         Ok(())
     }
 
@@ -111,6 +117,7 @@ impl Store {
     /// Waits for open connections to finish and closes them.
     pub async fn close(&self) {
         self.pool.close().await;
+        self.probe.close().await;
     }
 
     pub(self) fn pool(&self) -> &PgPool {

@@ -20,6 +20,7 @@ pub mod reconcile;
 mod renew;
 mod restore;
 mod rotate;
+mod stayed;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -88,6 +89,7 @@ pub fn start(
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
+    tracker.spawn(stayed::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(forget::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(restore::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));

@@ -121,6 +121,7 @@ async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, an
     for report in reports {
         authority.announce(report.account);
     }
+    authority.clients_wanted.notify_one();
 }
 
 /// Pushes one account; none: others have it by now.

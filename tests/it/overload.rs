@@ -145,7 +145,7 @@ async fn slow_clients_and_ten_times_too_many_leave_the_probes_alone() {
     }
     let issued = answers.iter().filter(|(status, _)| *status == 201).count();
     assert!(issued > 0 && issued < answers.len(), "{counted:?}");
-    assert!(asked > 10, "{asked}");
+    assert!(asked > 2, "{asked}");
     assert!(peak < 256, "{peak} MiB");
 
     // The slow ones are told so, or closed.

@@ -158,6 +158,7 @@ async fn a_wider_role_closes_its_users_and_reaches_every_server() {
     })
     .await;
     stack.converged("acme").await;
-    eventually("the client was closed and is back", || async { count() == 2 }).await;
+    // A server that has not got the account yet may let it in once more.
+    eventually("the client was closed and is back", || async { count() >= 2 }).await;
     client.publish("ws.acme-prod.x", json!({}).to_string().into()).await.unwrap();
 }

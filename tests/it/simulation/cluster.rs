@@ -347,6 +347,10 @@ impl Resolver for SimulatedCluster {
         async { Ok(Vec::new()) }.boxed()
     }
 
+    fn kick(&self, _: ServerRef, _: u64) -> BoxFuture<'_, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn streams(&self, _: Key) -> BoxFuture<'_, Result<Vec<Streams>>> {
         async { Ok(Vec::new()) }.boxed()
     }
