@@ -18,6 +18,7 @@ use crate::{
     signer::{SealingKey, SealingKeys, Signer},
     store::Store,
     tasks,
+    telemetry::Metrics,
 };
 
 /// How long open requests may take to finish when the service stops.
@@ -44,6 +45,7 @@ impl Service {
     /// Starts everything. Fails in words for people when the configuration, the database, the keys or
     /// the bundle are not right; servers that are not there yet only keep it from being ready.
     pub async fn start(config: &Config) -> Result<Self> {
+        let metrics = config.metrics_listen.map(|address| Ok::<_, Error>((address, Metrics::start()?))).transpose()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
         let signer = Arc::new(Signer::new(sealing_keys(config)?, Arc::clone(&entropy)));
@@ -78,14 +80,16 @@ impl Service {
             stop: stop.clone(),
         };
         api::server::serve(&tracker, listener, api::router(state.clone()), setup).await?;
-        if let Some(address) = config.metrics_listen {
+        if let Some((address, metrics)) = metrics {
             let listener = listen(address).await?;
-            let router = crate::telemetry::metrics_router()?.merge(api::probes(state));
+            let router = metrics.router().merge(api::probes(state));
             let stopped = stop.clone();
             tracker.spawn(async move {
                 // It ends with the service; nobody depends on its last answer.
                 let _ = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
             });
+            let stopped = stop.clone();
+            tracker.spawn(async move { stopped.run_until_cancelled_owned(metrics.keep()).await.unwrap_or_default() });
         }
         if let Some(file) = &config.url_file {
             write_url(file, &url)?;

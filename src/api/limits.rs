@@ -147,7 +147,7 @@ impl Drop for Share<'_> {
 }
 
 fn overloaded() -> Error {
-    metrics::counter!("http_requests_shed_total").increment(1);
+    metrics::counter!("nats_authority_http_requests_shed_total").increment(1);
     Error::unavailable("overloaded", "there are more requests than can be answered now; nothing was changed, try again")
 }
 
@@ -202,7 +202,7 @@ pub(super) async fn ration(State(state): State<ApiState>, request: Request, next
         check(rates, &caller, "you send")?;
     }
     let _share = limits.at_once.enter(caller).ok_or_else(|| {
-        metrics::counter!("http_requests_rationed_total").increment(1);
+        metrics::counter!("nats_authority_http_requests_rationed_total").increment(1);
         let detail =
             "you have more requests open than are allowed; nothing was changed, try again when others have ended";
         Refusal::from(Error::new(Kind::Busy, "too-many-at-once", detail)).retry_after(1)
@@ -225,7 +225,7 @@ fn check(rates: &Rates, key: &String, whose: &str) -> Result<(), Refusal> {
     }
     let Err(denied) = rates.check_key(key) else { return Ok(()) };
     let wait = denied.wait_time_from(DefaultClock::default().now()).as_secs() + 1;
-    metrics::counter!("http_requests_rationed_total").increment(1);
+    metrics::counter!("nats_authority_http_requests_rationed_total").increment(1);
     let detail = format!("{whose} more requests than are allowed; nothing was changed, try again in {wait} s");
     Err(Refusal::from(Error::new(Kind::Busy, "rate-limited", detail)).retry_after(wait))
 }

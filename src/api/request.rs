@@ -99,8 +99,8 @@ fn count(method: &str, route: &str, status: u16, took: Duration) {
         _ => "other".to_owned(),
     };
     let labels = [("method", method), ("route", route.to_owned()), ("status", status.to_string())];
-    metrics::counter!("http_requests_total", &labels).increment(1);
-    metrics::histogram!("http_request_duration_seconds", &labels).record(took.as_secs_f64());
+    metrics::counter!("nats_authority_http_requests_total", &labels).increment(1);
+    metrics::histogram!("nats_authority_http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
 }
 
 /// The answer when a handler panicked.

@@ -2,16 +2,27 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiState, caller::Caller, extract::ServerPath, problem::Refusal};
+use super::{
+    ApiState,
+    caller::Caller,
+    extract::ServerPath,
+    prefer::{Prefer, PreferHeader},
+    problem::Refusal,
+};
 use crate::{
     authority::{Authority, ServerStanding},
-    model::view::ResolverType,
+    model::view::{Convergence, ResolverType},
+    store::figures::{self, ServerCount},
 };
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
@@ -22,13 +33,27 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolverStatus {
+    /// How far the servers are with all accounts: `converged` (every known server has every account as it should),
+    /// `pending` (no live server has everything), `partial` (`missing` names those that have not), `unreachable`.
+    pub state: Convergence,
+    /// The known servers that lack an account or run an older one, by name.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// Since when all have been converged, as far as this run of the service has looked (every few seconds, and when asked);
+    /// null: they are not.
+    pub converged_since: Option<DateTime<Utc>>,
+    /// When all were last found converged; null: not since the service started.
+    pub converged_at: Option<DateTime<Utc>>,
+    /// When that was counted: within the last second, or a little earlier where counting takes long.
+    pub counted_at: DateTime<Utc>,
     /// The connection to the system account is up.
     pub connected: bool,
     /// Why it is not.
     pub error: Option<String>,
     /// The accounts.
     pub accounts: AccountCounts,
-    /// When every server was last found to store exactly what it should; null: not since the service started.
+    /// When all servers were last compared, by hash, and found to store exactly what they should; null: not since the
+    /// service started. It is of all, for a server that answers does not say which one it is.
     #[serde(default)]
     pub agreed_at: Option<DateTime<Utc>>,
     /// Accounts that servers store and the ledger does not know; they are left alone. At most 100 of them.
@@ -43,7 +68,7 @@ pub struct ResolverStatus {
 pub struct AccountCounts {
     /// All that are not deleted.
     pub total: i64,
-    /// Those that some server still has to get.
+    /// Those that some server that answers still has to get.
     pub due: i64,
 }
 
@@ -63,6 +88,16 @@ pub struct ServerStatus {
     pub version: String,
     /// It answers now.
     pub live: bool,
+    /// How many accounts it lacks, or runs in an older generation; of one that does not answer: that it lacks as far as
+    /// is known. A server that restarted lacks what it has not confirmed since.
+    #[serde(default)]
+    pub lacking: i64,
+    /// How many of them it did not take, or does not run as it should.
+    #[serde(default)]
+    pub refused: i64,
+    /// The latest of these; what it has of another one stands with its organization.
+    #[serde(default)]
+    pub refusal: Option<ServerRefusal>,
     /// It trusts this operator's signing key; null: it has not said so yet.
     pub trusts_operator: Option<bool>,
     /// Its kind of resolver; null: it has not told yet.
@@ -87,15 +122,41 @@ pub struct ServerStatus {
     pub seen_at: DateTime<Utc>,
 }
 
-impl From<&ServerStanding> for ServerStatus {
-    fn from(server: &ServerStanding) -> Self {
+/// An account that a server did not take, or does not run as it should.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerRefusal {
+    /// Public key of the account.
+    pub account_id: String,
+    /// Its organization; null: the account is the authority's own.
+    pub org: Option<String>,
+    /// The server's words.
+    pub error: String,
+}
+
+impl From<figures::Refusal> for ServerRefusal {
+    fn from(refusal: figures::Refusal) -> Self {
+        Self {
+            account_id: refusal.account.to_string(),
+            org: refusal.org.map(|slug| slug.to_string()),
+            error: refusal.error,
+        }
+    }
+}
+
+impl ServerStatus {
+    fn new(server: &ServerStanding, count: Option<&ServerCount>) -> Self {
         let row = &server.row;
+        let count = count.cloned().unwrap_or_default();
         Self {
             name: row.name.clone(),
             id: row.id.clone(),
             cluster: row.cluster.clone(),
             version: row.version.clone(),
             live: row.live,
+            lacking: count.lacking,
+            refused: count.refused,
+            refusal: count.refusal.map(ServerRefusal::from),
             trusts_operator: server.trusts_us,
             resolver: server.told.resolver,
             started_at: server.told.started,
@@ -130,22 +191,39 @@ pub struct Reconciliation {
 }
 
 /// Shows how the cluster stands. What a server has of one account stands with its organization.
+///
+/// With `Prefer: wait=N` the answer comes when a count that begins with the request finds all servers converged, or
+/// after N seconds.
 #[utoipa::path(
-    get, path = "/resolver", tag = "resolver",
+    get, path = "/resolver", tag = "resolver", params(PreferHeader),
     responses((status = 200, description = "As last seen", body = ResolverStatus)),
 )]
-async fn show_resolver(State(authority): State<Arc<Authority>>) -> Result<Json<ResolverStatus>, Refusal> {
-    let (total, due) = authority.store().account_counts().await?;
+async fn show_resolver(
+    State(authority): State<Arc<Authority>>,
+    prefer: Prefer,
+) -> Result<(HeaderMap, Json<ResolverStatus>), Refusal> {
+    let whole = if prefer.wait().is_zero() {
+        authority.whole_lately().await?
+    } else {
+        authority.wait_whole(prefer.wait()).await?
+    };
     let standing = authority.standing();
     let compared = authority.compared();
-    Ok(Json(ResolverStatus {
+    let servers = standing.servers.iter().map(|server| (server, whole.count.servers.get(&server.row.name)));
+    let status = ResolverStatus {
+        state: whole.state,
+        missing: whole.missing.clone(),
+        converged_since: whole.converged_since,
+        converged_at: whole.converged_at,
+        counted_at: whole.counted_at,
         connected: standing.connected.is_ok(),
         error: standing.connected.clone().err(),
-        accounts: AccountCounts { total, due },
+        accounts: AccountCounts { total: whole.count.total(), due: whole.count.due },
         agreed_at: compared.agreed_at,
         unknown_accounts: compared.unknown.iter().take(100).map(ToString::to_string).collect(),
-        servers: standing.servers.iter().map(ServerStatus::from).collect(),
-    }))
+        servers: servers.map(|(server, count)| ServerStatus::new(server, count)).collect(),
+    };
+    Ok((prefer.applied(), Json(status)))
 }
 
 /// Forgets a server that is gone for good; one that answers is refused.

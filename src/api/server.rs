@@ -115,7 +115,7 @@ impl<S> Accept<TcpStream, S> for Bounded {
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         // The one that is being accepted is counted.
         if self.handle.connection_count() > self.connections {
-            metrics::counter!("http_connections_refused_total").increment(1);
+            metrics::counter!("nats_authority_http_connections_refused_total").increment(1);
             return ready(Err(io::Error::other("there are too many connections")));
         }
         let socket = SockRef::from(&stream);

@@ -1,9 +1,9 @@
-//! How far the servers are with one account: pure.
+//! How far the servers are with one account, and with all: pure.
 
 use crate::{
     authority::Standing,
     model::view::{Convergence, ResolverView, ServerView},
-    store::accounts::AccountServer,
+    store::{accounts::AccountServer, figures::AccountsCount},
 };
 
 /// What the servers have of an account whose current generation is `generation`.
@@ -52,6 +52,33 @@ pub fn view(generation: i64, standing: &Standing, has: &[AccountServer]) -> Reso
     ResolverView { state, generation, missing, servers }
 }
 
+/// How far the servers are with all accounts, and the known servers that lack anything.
+///
+/// | live servers | servers that lack an account | due accounts | state |
+/// |---|---|---|---|
+/// | none | | | unreachable |
+/// | some | none | none | converged |
+/// | some | none | some | pending: something is being pushed or compared |
+/// | some | every live one | | pending |
+/// | otherwise | | | partial |
+///
+/// As with one account, a known server that does not answer and lacks something makes it partial.
+pub fn whole(standing: &Standing, count: &AccountsCount) -> (Convergence, Vec<String>) {
+    let lacks = |name: &String| count.servers.get(name).is_some_and(|server| server.lacking > 0);
+    let missing: Vec<_> =
+        standing.servers.iter().map(|server| &server.row.name).filter(|name| lacks(name)).cloned().collect();
+    let state = if standing.live().next().is_none() {
+        Convergence::Unreachable
+    } else if missing.is_empty() {
+        if count.due == 0 { Convergence::Converged } else { Convergence::Pending }
+    } else if standing.live().all(|server| lacks(&server.row.name)) {
+        Convergence::Pending
+    } else {
+        Convergence::Partial
+    };
+    (state, missing)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,27 +89,31 @@ mod tests {
         store::servers::ServerRow,
     };
 
+    fn server(name: &str, live: bool) -> ServerStanding {
+        ServerStanding {
+            row: ServerRow {
+                name: name.to_owned(),
+                id: "N".to_owned(),
+                cluster: None,
+                version: "2.12.0".to_owned(),
+                max_memory: 0,
+                max_disk: 0,
+                max_payload: 1,
+                live,
+                seen_at: chrono::DateTime::default(),
+            },
+            trusts_us: Some(true),
+            told: Told::default(),
+        }
+    }
+
     fn case(servers: &[(bool, i64, Option<i64>)]) -> Convergence {
         let account = KeyPair::<Account>::generate(&SeededEntropy::new(1)).public();
         let mut standing = Standing::default();
         let mut has = Vec::new();
         for (index, (live, stored, effective)) in servers.iter().enumerate() {
             let name = format!("n{index}");
-            standing.servers.push(ServerStanding {
-                row: ServerRow {
-                    name: name.clone(),
-                    id: "N".to_owned(),
-                    cluster: None,
-                    version: "2.12.0".to_owned(),
-                    max_memory: 0,
-                    max_disk: 0,
-                    max_payload: 1,
-                    live: *live,
-                    seen_at: chrono::DateTime::default(),
-                },
-                trusts_us: Some(true),
-                told: Told::default(),
-            });
+            standing.servers.push(server(&name, *live));
             has.push(AccountServer {
                 account,
                 server: name,
@@ -93,6 +124,30 @@ mod tests {
             });
         }
         view(3, &standing, &has).state
+    }
+
+    #[test]
+    fn the_whole_is_folded_by_server() {
+        use crate::store::figures::ServerCount;
+        let whole = |servers: &[(bool, i64)], due: i64| {
+            let mut standing = Standing::default();
+            let mut count = AccountsCount { due, ..AccountsCount::default() };
+            for (index, (live, lacking)) in servers.iter().enumerate() {
+                let name = format!("n{index}");
+                count.servers.insert(name.clone(), ServerCount { lacking: *lacking, ..ServerCount::default() });
+                standing.servers.push(server(&name, *live));
+            }
+            super::whole(&standing, &count)
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(whole(&[], 0), (Convergence::Unreachable, vec![]));
+        assert_eq!(whole(&[(false, 0), (false, 3)], 0), (Convergence::Unreachable, names(&["n1"])));
+        assert_eq!(whole(&[(true, 0), (true, 0)], 0), (Convergence::Converged, vec![]));
+        assert_eq!(whole(&[(true, 0), (false, 0)], 0), (Convergence::Converged, vec![]));
+        assert_eq!(whole(&[(true, 0), (true, 0)], 1), (Convergence::Pending, vec![]));
+        assert_eq!(whole(&[(true, 1), (false, 0)], 1), (Convergence::Pending, names(&["n0"])));
+        assert_eq!(whole(&[(true, 0), (false, 2)], 0), (Convergence::Partial, names(&["n1"])));
+        assert_eq!(whole(&[(true, 1), (true, 0)], 1), (Convergence::Partial, names(&["n0"])));
     }
 
     #[test]

@@ -117,6 +117,8 @@ impl Authority {
             at: self.now(),
         };
         accounts::record(tx, &minted).await?;
+        #[expect(clippy::cast_precision_loss, reason = "a figure")]
+        metrics::histogram!("nats_authority_account_jwt_bytes").record(signed.token_len() as f64);
         Ok(generation)
     }
 

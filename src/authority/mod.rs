@@ -39,6 +39,7 @@ pub mod server_config;
 mod standing;
 mod streams;
 mod wait;
+mod whole;
 mod work;
 
 use std::sync::{Arc, OnceLock};
@@ -56,6 +57,7 @@ pub use reload::Loaded;
 pub use renewal::Renewed;
 pub use revoke::Revocation;
 pub use standing::{Compared, ServerStanding, Standing, Told};
+pub use whole::Whole;
 
 use crate::{
     clock::Clock,
@@ -181,6 +183,7 @@ pub struct Authority {
     pub policies_wanted: Arc<Notify>,
     loaded: ArcSwap<Loaded>,
     compared: ArcSwap<Compared>,
+    whole: tokio::sync::Mutex<Option<Arc<Whole>>>,
     progress: broadcast::Sender<PublicKey<Account>>,
 }
 
@@ -243,6 +246,7 @@ impl Authority {
             policies_wanted: Arc::new(Notify::new()),
             loaded: ArcSwap::default(),
             compared: ArcSwap::default(),
+            whole: tokio::sync::Mutex::default(),
             progress: broadcast::channel(4096).0,
         });
         authority.open_platform().await?;

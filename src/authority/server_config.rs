@@ -45,6 +45,8 @@ pub struct ClusterConfig {
 pub struct GatewayConfig {
     /// Where the servers of other clusters reach this one.
     pub port: u16,
+    /// Where they find this one when it is another port.
+    pub advertise: Option<u16>,
     /// The clusters, this one included, with the gateway ports of their servers.
     pub clusters: Vec<(String, Vec<u16>)>,
     /// The password that servers show each other.
@@ -145,8 +147,10 @@ fn gateway_section(cluster: &str, gateway: &GatewayConfig) -> String {
         format!("    {{name: {}, urls: [{}]}}\n", quoted(name), urls.join(", "))
     };
     let remotes: String = gateway.clusters.iter().map(remote).collect();
+    // Servers tell each other of gateways; without it they would find the way around what stands between.
+    let advertise = gateway.advertise.map(|port| format!("  advertise: \"127.0.0.1:{port}\"\n")).unwrap_or_default();
     format!(
-        "\ngateway {{\n  name: {}\n  listen: \"127.0.0.1:{}\"\n  authorization {{\n    user: gateway\n    password: {}\n  }}\n  \
+        "\ngateway {{\n  name: {}\n  listen: \"127.0.0.1:{}\"\n{advertise}  authorization {{\n    user: gateway\n    password: {}\n  }}\n  \
          gateways: [\n{remotes}  ]\n}}\n",
         quoted(cluster),
         gateway.port,
@@ -229,7 +233,7 @@ mod tests {
         assert!(!text.contains("@127.0.0.1:6222"), "{text}");
         assert!(!text.contains("gateway"), "{text}");
         let clusters = vec![("c".to_owned(), vec![7222]), ("d".to_owned(), vec![7223, 7224])];
-        node.gateway = Some(GatewayConfig { port: 7222, clusters, password: "gw".into() });
+        node.gateway = Some(GatewayConfig { port: 7222, advertise: None, clusters, password: "gw".into() });
         let text = node_config(&node);
         assert!(text.contains("gateway {\n  name: \"c\"\n  listen: \"127.0.0.1:7222\""), "{text}");
         let urls = "[\"nats://gateway:gw@127.0.0.1:7223\", \"nats://gateway:gw@127.0.0.1:7224\"]";

@@ -51,6 +51,8 @@ pub struct ClusterSpec {
     pub jetstream_max_file: u64,
     /// More servers; their numbers go on.
     pub more: Vec<Group>,
+    /// The ports at which other clusters find the gateways, a server each, where something stands between; else empty.
+    pub gateway_doors: Vec<u16>,
 }
 
 /// Servers that are alike.
@@ -75,6 +77,7 @@ impl ClusterSpec {
             nodes: 3,
             jetstream_max_file: 1 << 30,
             more: Vec::new(),
+            gateway_doors: Vec::new(),
         }
     }
 
@@ -101,6 +104,7 @@ pub struct Server {
     client: Port,
     route: Port,
     gateway: Option<Port>,
+    door: Option<u16>,
     process: Option<Process>,
 }
 
@@ -133,6 +137,9 @@ impl Cluster {
             for _ in 0..group.nodes {
                 servers.push(Server::prepare(&dir, servers.len() + 1, &group, gateways)?);
             }
+        }
+        for (server, door) in servers.iter_mut().zip(&spec.gateway_doors) {
+            server.door = Some(*door);
         }
         let mut cluster = Self { binary, servers };
         cluster.configure(spec.jetstream_max_file)?;
@@ -214,7 +221,7 @@ impl Cluster {
     fn configure(&self, jetstream_max_file: u64) -> Result<()> {
         let password = random_hex::<16>();
         let mut clusters: Vec<(String, Vec<u16>)> = Vec::new();
-        for (server, port) in self.servers.iter().filter_map(|s| Some((s, s.gateway.as_ref()?.number()))) {
+        for (server, port) in self.servers.iter().filter_map(|s| Some((s, s.door.or(s.gateway_port())?))) {
             match clusters.iter_mut().find(|(name, _)| *name == server.cluster) {
                 Some((_, ports)) => ports.push(port),
                 None => clusters.push((server.cluster.clone(), vec![port])),
@@ -225,6 +232,7 @@ impl Cluster {
             let peers: Vec<u16> = together.map(|other| other.route.number()).collect();
             let gateway = server.gateway.as_ref().map(|port| GatewayConfig {
                 port: port.number(),
+                advertise: server.door,
                 clusters: clusters.clone(),
                 password: password.clone(),
             });
@@ -294,6 +302,11 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.client.number())
     }
 
+    /// Where its gateway listens; none where there is one cluster.
+    pub fn gateway_port(&self) -> Option<u16> {
+        self.gateway.as_ref().map(Port::number)
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("nats-server.conf")
@@ -330,7 +343,7 @@ impl Server {
         };
         write_private(&file, &serde_json::json!(now).to_string())?;
         let (cluster, resolver) = (group.cluster.clone(), group.resolver.clone());
-        Ok(Self { name, dir, cluster, resolver, client, route, gateway, process: None })
+        Ok(Self { name, dir, cluster, resolver, client, route, gateway, door: None, process: None })
     }
 
     fn spawn(&mut self, binary: &Path) -> Result<()> {

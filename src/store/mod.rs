@@ -12,6 +12,7 @@ pub mod clients;
 pub mod credentials;
 mod due;
 pub mod environments;
+pub mod figures;
 pub mod idempotency;
 pub mod items;
 pub mod key_rotations;

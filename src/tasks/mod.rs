@@ -6,6 +6,7 @@ mod audit;
 mod claims;
 mod connect;
 mod expire;
+mod figures;
 pub mod forecast;
 mod forget;
 pub mod gone;
@@ -52,6 +53,8 @@ pub struct Setup {
     pub answer_timeout: Duration,
     /// How often the servers are compared with the ledger when nothing happens.
     pub reconcile_tick: Duration,
+    /// Until a server that does not answer, though others have routes to it, is not live.
+    pub patience: Duration,
     /// Replicas of streams; none: by the number of servers.
     pub replicas: Option<usize>,
 }
@@ -63,6 +66,7 @@ impl From<&Config> for Setup {
             tls_ca: config.nats_tls_ca.clone(),
             answer_timeout: config.answer_timeout,
             reconcile_tick: RECONCILE_TICK,
+            patience: Timing::default().patience,
             replicas: config.replicas,
         }
     }
@@ -84,13 +88,14 @@ pub fn start(
     platform.who = "our user of the platform account";
     tracker.spawn(renew::run(Arc::clone(authority), platform, stop.clone()));
     let connection = Arc::new(SystemConnection::start(config, users, Arc::clone(&clock))?);
-    let timing = Timing { answer: setup.answer_timeout, ..Timing::default() };
+    let timing = Timing { answer: setup.answer_timeout, patience: setup.patience, ..Timing::default() };
     let resolver = Arc::new(SystemResolver::start(connection, clock, timing));
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
     tracker.spawn(stayed::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
+    tracker.spawn(figures::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(forget::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(restore::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(lookup::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));

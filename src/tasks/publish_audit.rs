@@ -77,7 +77,7 @@ impl Publisher {
         let store = self.authority.store();
         let waiting = store.audit_unpublished().await?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        metrics::gauge!("audit_events_unpublished").set(waiting as f64);
+        metrics::gauge!("nats_authority_audit_events_unpublished").set(waiting as f64);
         let now = self.authority.now();
         if session.as_ref().is_some_and(|session| session.ends_at <= now) {
             *session = None;

@@ -140,7 +140,7 @@ async fn push_one(
     }
     due.lease = claims.begin(due.account, false).await?;
     let outcome = resolver.push(PushJob::new(due.account, due.jwt.clone())).await;
-    metrics::histogram!("nats_authority_push_seconds").record(started.elapsed());
+    metrics::histogram!("nats_authority_push_duration_seconds").record(started.elapsed());
     Some((due, outcome))
 }
 

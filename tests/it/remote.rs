@@ -167,7 +167,6 @@ async fn json_is_what_the_api_answers() {
         ("org list --limit 1", "orgs?limit=1"),
         ("consumer list acme prod", "orgs/acme/envs/prod/consumers"),
         ("role list", "roles"),
-        ("resolver status", "resolver"),
         ("audit list --action organization.onboard", "audit?action=organization.onboard"),
     ] {
         let request = reqwest::Client::new().get(format!("{}api/v1/{path}", s.url));

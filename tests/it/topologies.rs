@@ -24,9 +24,12 @@ use nats_authority::{
 };
 use tokio::time::Instant;
 
-use crate::support::stack::{Stack, eventually};
+use crate::support::{
+    door::Door,
+    stack::{Stack, eventually},
+};
 
-async fn layout(layout: impl FnOnce(&mut ClusterSpec, &str)) -> Stack {
+pub async fn layout(layout: impl FnOnce(&mut ClusterSpec, &str)) -> Stack {
     Stack::with_layout(Policies::builtin().unwrap(), layout).await
 }
 
@@ -41,7 +44,7 @@ async fn kinds(stack: &Stack, wanted: &[(&str, ResolverType)]) {
     .await;
 }
 
-async fn account(stack: &Stack, slug: &str) -> PublicKey<Account> {
+pub async fn account(stack: &Stack, slug: &str) -> PublicKey<Account> {
     stack.converged(slug).await.account_id.parse().unwrap()
 }
 
@@ -71,7 +74,7 @@ async fn closed(client: &Client) {
     eventually("closed", || async { client.connection_state() == State::Disconnected }).await;
 }
 
-async fn system_client(stack: &Stack) -> Client {
+pub async fn system_client(stack: &Stack) -> Client {
     let request = NewSystemCredential { name: "spy".to_owned(), ttl: "1h".to_owned() };
     let creds = stack.authority.system_credential(&stack.actor, &request).await.unwrap();
     ConnectOptions::with_credentials(&creds).unwrap().connect(stack.cluster.urls()).await.unwrap()
@@ -173,6 +176,63 @@ async fn two_clusters_joined_by_gateways() {
     account(&stack, "acme").await;
     assert!(stack.connect(&stays, far[1]).await.is_err(), "revoked");
     deleted(&stack, "acme").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_whose_link_was_cut_converge_when_it_is_back() {
+    let mut doors = Vec::new();
+    let stack = layout(|spec, _| {
+        (spec.name, spec.nodes) = ("east".to_owned(), 2);
+        spec.more = vec![Group { cluster: "west".to_owned(), resolver: ResolverKind::Full, nodes: 2 }];
+        doors.extend((1..=4).map(|n| Door::new(spec.dir.join(format!("n{n}/ports.json")))));
+        spec.gateway_doors = doors.iter().map(|door| door.port).collect();
+    })
+    .await;
+    let through = || doors.iter().map(Door::passed).sum::<usize>();
+    assert!(through() >= 2, "the gateways go through the doors");
+    stack.onboard("acme", &["prod"]).await;
+    let acme = account(&stack, "acme").await;
+    stored_by(&stack, acme, 4).await;
+    agreed(&stack).await;
+    let far: Vec<usize> = (0..4).filter(|n| !stack.resolver.known()[*n].near).collect();
+    assert_eq!(far.len(), 2, "{:?}", stack.resolver.known());
+    let issued = stack.issue("acme", "prod", "publisher").await;
+    let client = stack.connect(&issued, far[0]).await.unwrap();
+    let ids = |stack: &Stack| -> Vec<_> {
+        stack.authority.standing().servers.iter().map(|server| server.row.id.clone()).collect()
+    };
+    let before = ids(&stack);
+
+    // Every server goes on; only the link is gone.
+    doors.iter().for_each(Door::shut);
+    let start = Instant::now();
+    stack.servers_live(2).await;
+    println!("the cut was noticed after {:?}", start.elapsed());
+    stack.authority.revoke(&stack.actor, issued.credential.id, Reason::default()).await.unwrap();
+    stack.onboard("late", &[]).await;
+    let missing: Vec<_> = far.iter().map(|index| format!("n{}", index + 1)).collect();
+    eventually("partial", || async {
+        let whole = stack.authority.whole(stack.authority.now()).await.unwrap();
+        whole.state == Convergence::Partial && whole.missing == missing
+    })
+    .await;
+    assert_eq!(client.connection_state(), State::Connected, "nobody could tell the far side");
+
+    doors.iter().for_each(Door::open);
+    let start = Instant::now();
+    closed(&client).await;
+    let late = account(&stack, "late").await;
+    account(&stack, "acme").await;
+    println!("revoked and converged on the far side {:?} after the link was back", start.elapsed());
+    stored_by(&stack, acme, 4).await;
+    stored_by(&stack, late, 4).await;
+    assert_eq!(ids(&stack), before, "no server restarted");
+    assert!(stack.connect(&issued, far[1]).await.is_err(), "revoked");
+    agreed(&stack).await;
+    eventually("all converged", || async {
+        stack.authority.whole(stack.authority.now()).await.unwrap().state == Convergence::Converged
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,6 +113,16 @@ impl Client {
         Self { wait: self.wait.or(Some(seconds)), ..self.clone() }
     }
 
+    /// The same client, which does not wait.
+    pub(super) fn not_waiting(&self) -> Self {
+        Self { wait: None, ..self.clone() }
+    }
+
+    /// How long the caller wants to wait, seconds.
+    pub(super) fn wait(&self) -> Option<u64> {
+        self.wait
+    }
+
     /// The caller wants to wait until the servers have its changes.
     pub(super) fn waits(&self) -> bool {
         self.wait.is_some()

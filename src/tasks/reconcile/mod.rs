@@ -45,7 +45,7 @@ pub(super) async fn run(
         if connected && !resolver.registry().expected().is_empty() {
             let started = Instant::now();
             let checked = check(&ledger, resolver.as_ref(), Thoroughness::default(), &mut memory).await;
-            metrics::histogram!("nats_authority_reconcile_seconds").record(started.elapsed());
+            metrics::histogram!("nats_authority_reconcile_duration_seconds").record(started.elapsed());
             match checked {
                 Ok(findings) => {
                     tell(&authority, &findings);

@@ -275,7 +275,8 @@ async fn figures_are_kept_by_route() {
     api.get("/api/v1/nothing/of/this").await.problem(404);
     let figures = recorder.handle().render();
     assert!(
-        figures.contains(r#"http_requests_total{method="GET",route="/api/v1/orgs/{org}",status="200"} 1"#),
+        figures
+            .contains(r#"nats_authority_http_requests_total{method="GET",route="/api/v1/orgs/{org}",status="200"} 1"#),
         "{figures}"
     );
     assert!(!figures.contains("nothing") && !figures.contains("acme"), "{figures}");

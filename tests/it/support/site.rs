@@ -23,10 +23,12 @@ use super::{TestDatabase, deployment::PROGRAM, http::Http, stack::eventually};
 /// One replica of the service, running or not.
 pub struct Replica {
     pub http: Arc<Http>,
+    /// Where its metrics are.
+    pub metrics: String,
     config: PathBuf,
     log: PathBuf,
     process: Option<Process>,
-    _port: Port,
+    _ports: [Port; 2],
 }
 
 /// See the module's documentation. Dropping it ends everything.
@@ -65,9 +67,11 @@ impl Site {
         let prepare = |number: usize| {
             let port = Port::claim(None).unwrap();
             let config = dir.path().join(format!("authority-{number}.toml"));
+            let metrics_port = Port::claim(None).unwrap();
             let address = format!("127.0.0.1:{}", port.number());
+            let metrics = format!("127.0.0.1:{}", metrics_port.number());
             let text = format!(
-                "bundle = \"bundle.json\"\n[http]\nlisten = \"{address}\"\n\
+                "bundle = \"bundle.json\"\n[http]\nlisten = \"{address}\"\nmetrics_listen = \"{metrics}\"\n\
                  [database]\nurl_file = \"database.url\"\nmax_connections = 8\n\
                  [nats]\nurls = [{}]\n[sealing]\nkey_files = [\"sealing.key\"]\n",
                 urls.join(", ")
@@ -75,7 +79,8 @@ impl Site {
             fs::write(&config, text).unwrap();
             let http = Arc::new(Http::new(&format!("http://{address}"), &new.admin_token));
             let log = dir.path().join(format!("service-{number}.log"));
-            Replica { http, config, log, process: None, _port: port }
+            let metrics = format!("http://{metrics}/metrics");
+            Replica { http, metrics, config, log, process: None, _ports: [port, metrics_port] }
         };
         let replicas: Vec<_> = (1..=replicas).map(prepare).collect();
         let mut site = Self { replicas, cluster, database, _dir: dir };
