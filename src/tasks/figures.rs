@@ -32,6 +32,7 @@ fn begin() {
         metrics::counter!("nats_authority_repairs_total", "cause" => cause).increment(0);
     }
     metrics::counter!("nats_authority_restored_environments_total").increment(0);
+    metrics::counter!("nats_authority_clients_closed_total").increment(0);
     metrics::counter!("nats_authority_http_requests_shed_total").increment(0);
     metrics::counter!("nats_authority_http_requests_rationed_total").increment(0);
     metrics::counter!("nats_authority_http_connections_refused_total").increment(0);
