@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     model::{
         NameRules,
-        size::{parse_duration, parse_size},
+        size::{parse_duration, parse_grace, parse_size},
     },
 };
 
@@ -144,7 +144,7 @@ pub struct RawNames {
 pub struct RawCredentials {
     /// Size of an account's JWT above which its revocations are folded, such as `48KiB`; 8KiB to 512KiB.
     pub fold_above: Option<String>,
-    /// How long before its end a credential is warned of, such as `7d`.
+    /// How long before its end a credential is warned of, such as `7d`; `0s` for never.
     pub warn_before: Option<String>,
 }
 
@@ -252,7 +252,7 @@ impl Raw {
         };
         let warn_before = match self.credentials.warn_before.as_deref() {
             None => WARN_BEFORE,
-            Some(text) => parse_duration("credentials.warn_before", text)?,
+            Some(text) => parse_grace("credentials.warn_before", text)?,
         };
         let answer_timeout = match self.nats.answer_timeout {
             None => Duration::from_secs(2),

@@ -88,7 +88,7 @@ pub async fn revoke(report: &mut Report, deployment: &Deployment) -> Result<()> 
     Ok(())
 }
 
-async fn connect(
+pub async fn connect(
     deployment: &Deployment,
     issued: &Value,
     events: Option<tokio::sync::mpsc::UnboundedSender<Event>>,

@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "a report")]
 
+mod bulk;
 mod deployment;
 mod http;
 mod issue;
@@ -39,6 +40,7 @@ fn main() -> Result<()> {
         }
         if wants("revoke") {
             latency::revoke(&mut report, &deployment).await?;
+            bulk::revoke(&mut report, &deployment).await?;
         }
         if wants("issue") {
             issue::single(&mut report, &deployment).await?;

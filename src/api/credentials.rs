@@ -38,7 +38,7 @@ use crate::{
         size::parse_duration,
         view::{ClientsView, CredentialView, ResolverView},
     },
-    store::credentials::Filter,
+    store::listing::Filter,
 };
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {

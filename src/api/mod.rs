@@ -20,6 +20,7 @@ mod caller;
 pub mod consumers;
 pub mod credentials;
 pub mod environments;
+mod expiry;
 mod extract;
 pub mod idempotency;
 pub mod keys;
@@ -139,6 +140,7 @@ fn resources() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .merge(organizations::routes())
         .merge(environments::routes())
+        .merge(expiry::routes())
         .merge(consumers::routes())
         .merge(streams::routes())
         .merge(credentials::routes())

@@ -19,7 +19,7 @@ use crate::{
     },
     nkey::{KeyPair, PublicKey, User},
     policy::{Direction, explain},
-    store::{audit, credentials, credentials::Filter, organizations, page::Page},
+    store::{audit, credentials, listing::Filter, organizations, page::Page},
 };
 
 impl Authority {

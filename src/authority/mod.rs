@@ -14,6 +14,7 @@ pub mod convergence;
 mod deletion;
 pub mod effect;
 mod environments;
+mod expiry;
 mod issuance;
 mod issue;
 pub mod key_rotation;

@@ -4,17 +4,11 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{
-    Recorded, Store,
-    audit::Origin,
-    digest,
-    page::{Page, cut},
-    parse, violates,
-};
+use super::{Recorded, Store, audit::Origin, digest, parse, violates};
 use crate::{
     error::{Error, Result},
     jwt::{User, envelope::Signed},
-    model::{Credential, CredentialState, EnvType, OrgSlug, credential::Options},
+    model::{Credential, OrgSlug, credential::Options},
     nkey::{Account, PublicKey, User as UserRole},
 };
 
@@ -52,19 +46,6 @@ pub struct Ended {
     pub name: String,
     /// The user's public key.
     pub user_key: String,
-}
-
-/// Which credentials to list.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Of this environment type.
-    pub env_type: Option<EnvType>,
-    /// Of this role.
-    pub role: Option<String>,
-    /// In this state.
-    pub state: Option<CredentialState>,
-    /// Ending before.
-    pub expires_before: Option<DateTime<Utc>>,
 }
 
 /// One credential, as it stands in this transaction.
@@ -184,35 +165,6 @@ impl Store {
     pub async fn credential(&self, id: Uuid) -> Result<Option<Credential>> {
         let row = sqlx::query(BY_ID).bind(id).fetch_optional(self.pool()).await?;
         row.as_ref().map(from_row).transpose()
-    }
-
-    /// Lists the credentials of an organization in the order of their issue.
-    pub async fn credentials(
-        &self,
-        org: Uuid,
-        filter: &Filter,
-        now: DateTime<Utc>,
-        page: &Page<Uuid>,
-    ) -> Result<(Vec<Credential>, bool)> {
-        let state = filter.state.map(|state| match state {
-            CredentialState::Active => "active",
-            CredentialState::Superseded => "superseded",
-            CredentialState::Revoked => "revoked",
-            CredentialState::Expired => "expired",
-        });
-        let rows = sqlx::query(LIST)
-            .bind(org)
-            .bind(filter.env_type.as_ref().map(EnvType::as_str))
-            .bind(&filter.role)
-            .bind(state)
-            .bind(filter.expires_before)
-            .bind(now)
-            .bind(page.after)
-            .bind(page.limit + 1)
-            .fetch_all(self.pool())
-            .await?;
-        let (rows, more) = cut(rows, page.limit);
-        Ok((rows.iter().map(from_row).collect::<Result<_>>()?, more))
     }
 
     /// When a user key was last revoked in any credential, Unix seconds: a new JWT for it must be younger.
@@ -377,14 +329,3 @@ SELECT c.id, o.slug, e.env_type, c.name, c.role, c.user_key, c.issuer_key, c.jwt
     c.issued_by, c.options, c.replaces, c.superseded_at, c.ends_at, c.revoked_at, c.revocation_reason
 FROM credentials c JOIN environments e ON e.id = c.environment_id JOIN organizations o ON o.id = e.organization_id
 WHERE c.id = $1";
-
-const LIST: &str = "
-SELECT c.id, o.slug, e.env_type, c.name, c.role, c.user_key, c.issuer_key, c.jwt_sha256, c.issued_at, c.expires_at,
-    c.issued_by, c.options, c.replaces, c.superseded_at, c.ends_at, c.revoked_at, c.revocation_reason
-FROM organizations o JOIN environments e ON e.organization_id = o.id JOIN credentials c ON c.environment_id = e.id
-WHERE o.id = $1 AND ($2::text IS NULL OR e.env_type = $2) AND ($3::text IS NULL OR c.role = $3)
-  AND ($4::text IS NULL OR $4 = CASE
-      WHEN c.revoked_at IS NOT NULL THEN 'revoked' WHEN c.expires_at <= $6 THEN 'expired'
-      WHEN c.superseded_at IS NOT NULL THEN 'superseded' ELSE 'active' END)
-  AND ($5::timestamptz IS NULL OR c.expires_at < $5) AND ($7::uuid IS NULL OR c.id > $7)
-ORDER BY c.id LIMIT $8";

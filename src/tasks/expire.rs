@@ -1,5 +1,5 @@
 //! Ends superseded credentials whose grace time has passed, and has accounts pruned of entries that no
-//! server needs any more. What that means is the authority's business; here stands only when to look.
+//! server needs any more, and those warned of whose credentials end soon. What that means is the authority's business; here stands only when to look.
 
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ pub(super) async fn run(authority: Arc<Authority>, stop: CancellationToken) {
         }
         if let Err(error) = authority.prune().await {
             tracing::warn!(%error, cause = error.internal_report(), "prune");
+        }
+        if let Err(error) = authority.warn_of_endings().await {
+            tracing::warn!(%error, cause = error.internal_report(), "warn of endings");
         }
         if !nudged(&authority.endings_wanted, TICK, &stop).await {
             return;

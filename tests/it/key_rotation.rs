@@ -156,7 +156,7 @@ async fn from_the_proposal_to_the_end() {
     assert_eq!(rotated.await.unwrap().credential.issuer_key, new_key);
     let page = nats_authority::store::page::Page { limit: 10, after: None };
     let (all, _) =
-        l.authority.credentials(&slug(), &nats_authority::store::credentials::Filter::default(), &page).await.unwrap();
+        l.authority.credentials(&slug(), &nats_authority::store::listing::Filter::default(), &page).await.unwrap();
     let second = all.iter().find(|credential| credential.name == "v2").unwrap();
     l.authority.revoke(&l.actor, second.id, Reason::default()).await.unwrap();
     assert_eq!(

@@ -15,7 +15,7 @@ use nats_authority::{
     nkey::{KeyPair, User},
     policy::Policies,
     signer::{SealingKey, SealingKeys, Signer},
-    store::{Store, audit, credentials::Filter, organizations, page::Page, servers::ServerRow},
+    store::{Store, audit, listing::Filter, organizations, page::Page, servers::ServerRow},
 };
 use secrecy::SecretString;
 

@@ -9,6 +9,7 @@ mod chaos;
 mod consumers;
 mod dev;
 mod dev_command;
+mod expiry;
 mod interop;
 mod issue_options;
 mod jwt_properties;

@@ -10,7 +10,7 @@ use nats_authority::{
     entropy::SystemEntropy,
     jwt::{self, creds},
     nkey::{Seed, User},
-    store::{credentials::Filter, page::Page},
+    store::{listing::Filter, page::Page},
 };
 use tempfile::TempDir;
 use tokio::process::Command;

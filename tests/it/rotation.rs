@@ -12,7 +12,7 @@ use nats_authority::{
     jwt,
     model::{CredentialState, EnvType, Environment, OrgSlug, view::AuditEventView},
     nkey::{KeyPair, User},
-    store::{audit, credentials::Filter, page::Page},
+    store::{audit, listing::Filter, page::Page},
 };
 
 use crate::{

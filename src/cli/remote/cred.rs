@@ -55,10 +55,14 @@ pub enum CredCommand {
         #[arg(long)]
         force: bool,
     },
-    /// List the credentials of an organization.
+    /// List the credentials of an organization in the order of their issue; without one, those of all
+    /// organizations, the next one to end first.
     List {
         /// Organization.
-        org: String,
+        org: Option<String>,
+        /// Organization, as `cred revoke` takes it.
+        #[arg(long = "org", value_name = "ORG", conflicts_with = "org")]
+        of: Option<String>,
         /// Only those of this environment type.
         #[arg(long)]
         env: Option<String>,
@@ -157,7 +161,7 @@ pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
         CredCommand::IssueBatch { org, env_type, file, out_dir, force } => {
             issue_batch(&org, &env_type, &file, &out_dir, force, client).await
         }
-        CredCommand::List { org, env, role, state, expires_before, limit, cursor } => {
+        CredCommand::List { org, of, env, role, state, expires_before, limit, cursor } => {
             let query = [
                 ("env", env),
                 ("role", role),
@@ -166,7 +170,10 @@ pub(super) async fn run(command: CredCommand, client: &Client) -> Outcome<()> {
                 ("limit", limit.map(|n| n.to_string())),
                 ("cursor", cursor),
             ];
-            let answer = client.get(&["orgs", &org, "credentials"], &query).await?;
+            let answer = match org.or(of) {
+                Some(org) => client.get(&["orgs", &org, "credentials"], &query).await?,
+                None => client.get(&["credentials"], &query).await?,
+            };
             client.print(&answer, |list: &List<CredentialView>| {
                 note_more(list.next_cursor.as_deref());
                 rows(list.items.iter())
@@ -342,7 +349,7 @@ fn rows<'a>(credentials: impl Iterator<Item = &'a CredentialView>) -> String {
     let rows = credentials.map(|credential| {
         [
             credential.id.to_string(),
-            credential.env_type.clone(),
+            format!("{}-{}", credential.org, credential.env_type),
             credential.name.clone(),
             credential.role.clone(),
             name_of(&credential.state),

@@ -50,6 +50,7 @@ async fn the_document_is_whole() {
         "/api/v1/audit/export",
         "/api/v1/audit/verify",
         "/api/v1/can-i",
+        "/api/v1/credentials",
         "/api/v1/credentials/{id}",
         "/api/v1/credentials/{id}/revoke",
         "/api/v1/credentials/{id}/rotate",

@@ -8,8 +8,8 @@ use nats_authority::{
     authority::{Actor, requests::NewCredential},
     model::CallerRole,
     store::{
-        credentials::Filter,
         idempotency::{Claim, Keyed, Operation},
+        listing::Filter,
         page::Page,
         tokens,
     },

@@ -53,11 +53,20 @@ impl Stack {
 
     /// The same with another layout of servers, which may ask for accounts at the URL that `layout` is given.
     pub async fn with_layout(policies: Policies, layout: impl FnOnce(&mut ClusterSpec, &str)) -> Self {
+        Self::with_clock(policies, Settings::default(), Arc::new(SystemClock), layout).await
+    }
+
+    /// The same with other settings and another clock of the authority; that of the servers is the machine's.
+    pub async fn with_clock(
+        policies: Policies,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        layout: impl FnOnce(&mut ClusterSpec, &str),
+    ) -> Self {
         let database = super::migrated_database().await;
         let dir = super::temp_dir();
         let store =
             Store::connect(&SecretString::from(database.url().to_owned()), 8, Duration::from_secs(10)).await.unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
         let sealing =
             SealingKeys::new(vec![SealingKey::parse(&SealingKey::generate(entropy.as_ref())).unwrap()]).unwrap();
@@ -68,7 +77,6 @@ impl Stack {
         let mut spec = ClusterSpec::new(dir.path(), "test", trust.clone());
         // Nothing is set aside for it: enough that hundreds of organizations are admitted.
         spec.jetstream_max_file = 100 << 30;
-        let settings = Settings::default();
         let parts = Parts { store, signer: Arc::clone(&signer), policies, settings, clock, entropy };
         let authority = Authority::open(parts).await.unwrap();
         let stop = CancellationToken::new();
