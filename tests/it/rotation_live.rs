@@ -20,7 +20,12 @@ use nats_authority::{
     model::{CallerRole, CredentialState, RotationState, names::inbox_prefix},
 };
 
-use crate::support::stack::{Stack, eventually};
+use sqlx::{Connection, PgConnection};
+
+use crate::support::{
+    deployment::PROGRAM,
+    stack::{Stack, eventually},
+};
 
 /// Published a second.
 const RATE: u32 = 100;
@@ -113,7 +118,7 @@ fn put(file: &Path, issued: &Issued) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_through_the_rotation_of_a_credential_and_of_its_signing_key() {
+async fn nothing_is_lost_through_rotation_and_renewal_of_a_credential_and_rotation_of_its_signing_key() {
     let stack = Stack::start(3).await;
     stack.onboard("acme", &["prod"]).await;
     stack.converged("acme").await;
@@ -137,6 +142,25 @@ async fn nothing_is_lost_through_the_rotation_of_a_credential_and_of_its_signing
     stack.converged("acme").await;
     publisher.more(20).await;
 
+    // The same credential over NATS: a fresh JWT for the same key, in the same file. What is young is not renewed,
+    // so the ledger is told that it is older.
+    let mut database = PgConnection::connect(stack.database.url()).await.unwrap();
+    let older = "UPDATE credentials SET issued_at = issued_at - interval '1 hour' WHERE id = $1";
+    sqlx::query(older).bind(second.credential.id).execute(&mut database).await.unwrap();
+    let before = std::fs::read_to_string(&file).unwrap();
+    let renewed = tokio::process::Command::new(PROGRAM)
+        .args(["renew", "--server", &stack.cluster.urls()[0], "--creds"])
+        .arg(&file)
+        .output()
+        .await
+        .unwrap();
+    assert!(renewed.status.success(), "{}", String::from_utf8_lossy(&renewed.stderr));
+    assert_ne!(std::fs::read_to_string(&file).unwrap(), before);
+    publisher.more(50).await;
+    let newest = "SELECT id FROM credentials WHERE replaces = $1";
+    let renewed: uuid::Uuid =
+        sqlx::query_scalar(newest).bind(second.credential.id).fetch_one(&mut database).await.unwrap();
+
     // Its signing key. Somebody does not rotate: seen, waited for, and closed when a second person says so.
     let late = stack.issue("acme", "prod", "publisher").await;
     let late_client = stack.connect(&late, 2).await.unwrap();
@@ -151,7 +175,7 @@ async fn nothing_is_lost_through_the_rotation_of_a_credential_and_of_its_signing
     authority.approve_key_rotation(&officer, id).await.unwrap();
     eventually("the new key signs", || async { state().await == RotationState::Retiring }).await;
     // Every server lets in what the new key signs, at once.
-    let third = authority.rotate(actor, second.credential.id, grace()).await.unwrap();
+    let third = authority.rotate(actor, renewed, grace()).await.unwrap();
     assert_ne!(third.credential.issuer_key, first.credential.issuer_key);
     for index in 0..3 {
         stack.connect(&third, index).await.unwrap();
