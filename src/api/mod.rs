@@ -30,6 +30,7 @@ pub mod operator;
 pub mod organizations;
 pub mod page;
 pub mod policies;
+pub mod policy_diff;
 pub mod prefer;
 pub mod probes;
 pub mod problem;
@@ -148,6 +149,7 @@ fn resources() -> OpenApiRouter<ApiState> {
         .merge(keys::routes())
         .merge(operator::routes())
         .merge(policies::routes())
+        .merge(policy_diff::routes())
         .merge(resolver::routes())
         .merge(audit::routes())
 }

@@ -35,9 +35,14 @@ impl<T> List<T> {
 
     /// A page; `key` is what the next one continues behind.
     pub fn page(items: Vec<T>, more: bool, key: impl FnOnce(&T) -> String) -> Self {
-        let next_cursor = items.last().filter(|_| more).map(|last| B64.encode(key(last)));
+        let next_cursor = items.last().filter(|_| more).map(|last| cursor(&key(last)));
         Self { items, next_cursor }
     }
+}
+
+/// What the next page continues behind.
+pub(super) fn cursor(key: &str) -> String {
+    B64.encode(key)
 }
 
 /// `?limit=`, 1 to 1,000.

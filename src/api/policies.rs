@@ -113,7 +113,7 @@ pub struct EnvironmentSizes {
 }
 
 /// Bytes that a plan reserves in the cluster, all replicas.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PromiseView {
     /// In memory.
     pub memory: i64,

@@ -116,7 +116,11 @@ impl Authority {
                 if !matches!(row.state(self.now()), CredentialState::Active | CredentialState::Superseded) {
                     return Ok(Verdict { allowed: false, rule: "the credential is revoked or expired".to_owned() });
                 }
-                self.permissions_of(&row)
+                let Some(permissions) = self.permissions_of(&row) else {
+                    let rule = format!("the role '{}' is no longer in force: nobody gets in with it", row.role);
+                    return Ok(Verdict { allowed: false, rule });
+                };
+                permissions
             }
             _ => return Err(Error::invalid("invalid-question", "name exactly one of role and credential")),
         };
@@ -124,16 +128,18 @@ impl Authority {
         Ok(Verdict { allowed: verdict.allowed, rule: verdict.rule })
     }
 
-    fn permissions_of(&self, row: &Credential) -> Permissions {
+    /// What a credential may do; none: its role has left the policies, and with it its key the account.
+    fn permissions_of(&self, row: &Credential) -> Option<Permissions> {
         let environment = Environment::new(row.org.clone(), row.env_type.clone());
         self.policies()
             .grant(&row.role, row.options.permissions.as_ref())
             .map(|role| role.permissions_for(&environment, row.user_key))
-            .unwrap_or_default()
+            .ok()
     }
 
     pub(super) fn credential_view(&self, row: &Credential) -> CredentialView {
-        let permissions = self.permissions_of(row);
+        // No permissions at all would read as everything allowed.
+        let permissions = self.permissions_of(row).unwrap_or_else(Permissions::nothing);
         let part = |permission: jwt::permissions::Permission| PermissionView {
             allow: permission.allow,
             deny: permission.deny,

@@ -22,7 +22,7 @@ use crate::{
     nkey::{Account, PublicKey},
     policy::{LimitsOverride, Policies},
     signer::lint,
-    store::{Connection, accounts, audit, environments, keys, policies, revocations},
+    store::{Connection, accounts, audit, environments, keys, policies as made_with, revocations},
 };
 
 /// What minting decided for one account, before anything is signed.
@@ -72,11 +72,20 @@ impl Authority {
     /// Mints the next generation of an organization's account if it differs. Returns the generation
     /// that is current afterwards. A trial gets the same refusals, and nothing is signed or recorded.
     pub(super) async fn mint(&self, work: &mut Work, org: &Organization, event: Uuid) -> Result<i64> {
-        // Before composing: with a reload in between the account counts as composed with the old ones.
-        let fingerprint = self.policies().fingerprint;
-        let decision = self.decide(work.rows(), org).await?;
+        self.mint_with(work, org, event, &self.policies()).await
+    }
+
+    /// The same with plans and roles that need not be those in force.
+    pub(super) async fn mint_with(
+        &self,
+        work: &mut Work,
+        org: &Organization,
+        event: Uuid,
+        policies: &Policies,
+    ) -> Result<i64> {
+        let decision = self.decide(work.rows(), org, policies).await?;
         // Between a reload and the account's next generation a preview and its change see different plans.
-        work.require_policies(&decision.locked, fingerprint)?;
+        work.require_policies(&decision.locked, policies.fingerprint)?;
         if work.trial().is_some() {
             return self.note(work, org, &decision).await;
         }
@@ -84,7 +93,7 @@ impl Authority {
             let entries = composed.composition.revocations.len();
             revocations::note(work.rows(), org.account, entries, composed.prune_at).await?;
         }
-        policies::composed_with(work.rows(), org.account, &fingerprint).await?;
+        made_with::composed_with(work.rows(), org.account, &policies.fingerprint).await?;
         self.sign_decided(work.rows(), decision, event).await
     }
 
@@ -123,13 +132,13 @@ impl Authority {
     }
 
     /// Whether an account would be minted.
-    pub(super) async fn differs(&self, tx: &mut Connection, org: &Organization) -> Result<bool> {
-        Ok(self.decide(tx, org).await?.linted.is_some())
+    pub(super) async fn differs(&self, tx: &mut Connection, org: &Organization, policies: &Policies) -> Result<bool> {
+        Ok(self.decide(tx, org, policies).await?.linted.is_some())
     }
 
     /// In a trial of a change that minted nothing: notes how the account stands.
     pub(super) async fn look(&self, work: &mut Work, org: &Organization) -> Result<()> {
-        let decision = self.decide(work.rows(), org).await?;
+        let decision = self.decide(work.rows(), org, &self.policies()).await?;
         self.note(work, org, &decision).await.map(drop)
     }
 
@@ -159,15 +168,15 @@ impl Authority {
         Ok(generation)
     }
 
-    async fn decide(&self, tx: &mut Connection, org: &Organization) -> Result<Decision> {
+    async fn decide(&self, tx: &mut Connection, org: &Organization, policies: &Policies) -> Result<Decision> {
         let locked = accounts::lock(tx, org.account).await?;
         let issued_at = self.next_iat(&locked);
-        let mut composed = self.composition(tx, org, issued_at).await?;
+        let mut composed = self.composition(tx, org, issued_at, policies).await?;
         let mut decision = self.decide_composed(locked.clone(), org, issued_at, &composed.composition)?;
         if !composed.composition.revocations.is_empty() && self.is_large(tx, org, &decision).await? {
             match self.fold(tx, org, &composed).await? {
                 None => {
-                    composed = self.composition(tx, org, issued_at).await?;
+                    composed = self.composition(tx, org, issued_at, policies).await?;
                     decision = self.decide_composed(locked, org, issued_at, &composed.composition)?;
                 }
                 Some(again_at) => composed.prune_at = composed.prune_at.map(|at| at.min(again_at)),
@@ -260,8 +269,13 @@ impl Authority {
         Ok(None)
     }
 
-    async fn composition(&self, tx: &mut Connection, org: &Organization, issued_at: i64) -> Result<Composed> {
-        let policies = self.policies();
+    async fn composition(
+        &self,
+        tx: &mut Connection,
+        org: &Organization,
+        issued_at: i64,
+        policies: &Policies,
+    ) -> Result<Composed> {
         let environments: BTreeMap<Uuid, Environment> = environments::of(tx, org.id)
             .await?
             .into_iter()
@@ -283,7 +297,7 @@ impl Authority {
         }
         let cutoff = revocations::cutoff(tx, org.id).await?;
         let mut revoked = revocations::revoked(tx, org.id, self.now() - SKEW, cutoff).await?;
-        revoked.extend(self.of_roles_that_left(tx, org, &policies).await?);
+        revoked.extend(self.of_roles_that_left(tx, org, policies).await?);
         let signers: BTreeSet<_> = plain_keys.iter().chain(scoped_keys.iter().map(|(key, _)| key)).copied().collect();
         let prune_at = effect::prune_at(&revoked, cutoff, &signers);
         let composition = Composition {
@@ -295,7 +309,7 @@ impl Authority {
                 OrgState::Suspended => Shape::Closed,
                 OrgState::Deleting | OrgState::Deleted => Shape::Tombstone(issued_at),
             },
-            limits: limits(&policies, &org.plan, &org.limits)?,
+            limits: limits(policies, &org.plan, &org.limits)?,
             plain_keys,
             scoped_keys,
             revocations: effect::entries(&revoked, cutoff, &signers).into_iter().collect(),

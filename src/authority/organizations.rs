@@ -274,7 +274,7 @@ impl Authority {
     }
 
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "bytes below 2^53")]
-    fn overcommitted(&self, bytes: i64) -> i64 {
+    pub(super) fn overcommitted(&self, bytes: i64) -> i64 {
         (bytes as f64 * self.settings.overcommit) as i64
     }
 

@@ -87,9 +87,7 @@ impl Authority {
             self.look(work, &org).await?;
         }
         let decided = trial.end().await?.pop().ok_or_else(|| Error::internal("a trial without a decision"))?;
-        let exporters: Vec<_> = decided.after.imports.iter().filter_map(|import| import.account).collect();
-        let there = if exporters.is_empty() { Vec::new() } else { self.store.accounts_among(&exporters).await? };
-        Ok(self.told(decided, &there))
+        self.told(decided).await
     }
 
     /// The organization, when it is there as it is asked for. Looked up before the trial begins: nothing
@@ -126,11 +124,14 @@ impl Authority {
         }
     }
 
-    fn told(&self, decided: Decided, exporters: &[PublicKey<Account>]) -> Preview {
-        let gone = |import: &&jwt::account::Import| import.account.is_none_or(|account| !exporters.contains(&account));
+    /// What a trial decided, as a preview. Not within the trial: it takes a connection of its own.
+    pub(super) async fn told(&self, decided: Decided) -> Result<Preview> {
+        let exporters: Vec<_> = decided.after.imports.iter().filter_map(|import| import.account).collect();
+        let there = if exporters.is_empty() { Vec::new() } else { self.store.accounts_among(&exporters).await? };
+        let gone = |import: &&jwt::account::Import| import.account.is_none_or(|account| !there.contains(&account));
         let name = |import: &jwt::account::Import| import.name.clone().unwrap_or_else(|| import.subject.clone());
         let broken_imports = decided.after.imports.iter().filter(gone).map(name).collect();
-        Preview {
+        Ok(Preview {
             broken_imports,
             org: decided.org,
             account: decided.account,
@@ -141,6 +142,6 @@ impl Authority {
             bytes_before: decided.bytes_before,
             bytes_after: decided.bytes_after.unwrap_or(decided.bytes_before),
             bytes_limit: self.standing().max_payload(),
-        }
+        })
     }
 }

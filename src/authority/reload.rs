@@ -3,16 +3,19 @@
 
 use serde_json::json;
 
-use super::{Actor, Authority};
+use super::{
+    Actor, Authority,
+    work::{Applying, Work},
+};
 use crate::{
     error::{Error, Result},
     model::{EnvState, OrgSlug, OrgState, Organization},
     policy::{Policies, promise_of},
     store::{
-        audit, environments,
+        Connection, accounts, audit, environments,
         keys::{self, KeyScope, NewAccountKey},
         organizations::{self, Bytes},
-        policies,
+        policies as made_with,
     },
 };
 
@@ -26,6 +29,14 @@ pub struct Loaded {
     pub refused: Option<String>,
     /// Organizations whose account could not be brought to what is in force, with the reason; at most 100.
     pub held_up: Vec<(OrgSlug, String)>,
+}
+
+/// What bringing an organization to plans and roles came to.
+pub(super) struct Followed {
+    /// A generation was minted; never in a trial.
+    minted: bool,
+    /// By how much more its plan promises.
+    pub(super) promise: Bytes,
 }
 
 impl Authority {
@@ -119,44 +130,54 @@ impl Authority {
     /// Whether a generation was minted.
     async fn apply_to(&self, slug: &OrgSlug) -> Result<bool> {
         let actor = Actor::task("policies");
-        let mut change = super::work::Applying::begin(&self.store, &actor).await?;
-        let work = change.work();
-        let Some(org) = organizations::lock(work.rows(), slug).await? else { return Ok(false) };
+        let mut change = Applying::begin(&self.store, &actor).await?;
+        let followed = self.follow_in(change.work(), &actor, slug, &self.policies()).await?;
+        change.commit().await?;
+        Ok(followed.is_some_and(|followed| followed.minted))
+    }
+
+    /// Brings an organization to plans and roles; none: it is gone.
+    pub(super) async fn follow_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        policies: &Policies,
+    ) -> Result<Option<Followed>> {
+        let Some(org) = organizations::lock(work.rows(), slug).await? else { return Ok(None) };
         if !matches!(org.state, OrgState::Active | OrgState::Suspended) {
-            return Ok(false);
+            return Ok(None);
         }
         // What the deployer has decided is not refused for lack of capacity; the promise is kept true.
-        let policies = self.policies();
         let promised = organizations::promise(work.rows(), org.id).await?;
-        let promise = promise_of(&super::mint::limits(&policies, &org.plan, &org.limits)?);
+        let promise = promise_of(&super::mint::limits(policies, &org.plan, &org.limits)?);
         let change_of = Bytes { memory: promise.memory - promised.memory, disk: promise.disk - promised.disk };
         if change_of != Bytes::default() {
             organizations::add_promise(work.rows(), change_of).await?;
             let promise = Bytes { memory: promise.memory, disk: promise.disk };
             organizations::update(work.rows(), &org, promise, false).await?;
         }
-        let new_roles = self.add_missing_keys(work.rows(), &org).await?;
-        let before = crate::store::accounts::lock(work.rows(), org.account).await?.generation;
+        let new_roles = self.add_missing_keys(work.rows(), &org, policies).await?;
+        let before = accounts::lock(work.rows(), org.account).await?.generation;
         let fingerprint = data_encoding::HEXLOWER.encode(&policies.fingerprint);
         let detail = json!({"reason": "plans or roles changed", "policies": fingerprint, "newKeys": new_roles});
-        let event = self.event(&actor, "organization.recompose", Some(slug), slug, detail);
+        let event = self.event(actor, "organization.recompose", Some(slug), slug, detail);
         // An event only for what changes: most accounts come out as they were.
-        let differs = new_roles > 0 || change_of != Bytes::default() || self.differs(work.rows(), &org).await?;
+        let differs =
+            new_roles > 0 || change_of != Bytes::default() || self.differs(work.rows(), &org, policies).await?;
         if differs {
             audit::record(work.rows(), &event).await?;
-            self.mint(work, &org, event.id).await?;
+            self.mint_with(work, &org, event.id, policies).await?;
         } else {
-            policies::composed_with(work.rows(), org.account, &policies.fingerprint).await?;
+            made_with::composed_with(work.rows(), org.account, &policies.fingerprint).await?;
         }
-        let after = crate::store::accounts::lock(work.rows(), org.account).await?.generation;
-        change.commit().await?;
-        Ok(after != before)
+        let after = accounts::lock(work.rows(), org.account).await?.generation;
+        Ok(Some(Followed { minted: after != before, promise: change_of }))
     }
 
     /// Gives environments keys for roles that came later. Returns how many.
-    async fn add_missing_keys(&self, tx: &mut crate::store::Connection, org: &Organization) -> Result<usize> {
+    async fn add_missing_keys(&self, tx: &mut Connection, org: &Organization, policies: &Policies) -> Result<usize> {
         let there = keys::in_account(tx, org.account).await?;
-        let policies = self.policies();
         let mut missing = Vec::new();
         for env in environments::of(tx, org.id).await? {
             if !matches!(env.state, EnvState::Pending | EnvState::Ready) {

@@ -16,6 +16,14 @@ pub struct Permissions {
     pub response: Option<ResponsePermission>,
 }
 
+impl Permissions {
+    /// Everything is denied.
+    pub fn nothing() -> Self {
+        let nothing = || Permission { deny: vec![">".to_owned()], ..Permission::default() };
+        Self { publish: nothing(), subscribe: nothing(), response: None }
+    }
+}
+
 /// Allowed and denied subjects; deny wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permission {

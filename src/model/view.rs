@@ -212,7 +212,7 @@ pub struct CredentialView {
     /// organization's account. Null when its role has left the policies.
     #[serde(default)]
     pub reach: Option<Reach>,
-    /// What it may do.
+    /// What it may do; all is denied when its role has left the policies.
     pub permissions: PermissionsView,
     /// Connection types that it is bound to; empty: all.
     pub connection_types: Vec<String>,

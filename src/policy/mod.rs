@@ -31,6 +31,9 @@ pub use role::Role;
 pub use source::Amount;
 pub use territory::{Outside, strictness_problems};
 
+/// Texts of files by name without `.toml`.
+pub type Texts = BTreeMap<String, String>;
+
 /// The plans and roles in force, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policies {
@@ -61,7 +64,13 @@ impl Policies {
     /// Reads `dir/plans/*.toml` and `dir/roles/*.toml`. They replace the built-in ones: what is in force
     /// is what is in the folder.
     pub fn load(dir: &Path) -> Result<Self> {
-        Self::parse(&dir.display().to_string(), read(&dir.join("plans"))?, read(&dir.join("roles"))?)
+        let (plans, roles) = Self::texts(dir)?;
+        Self::parse(&dir.display().to_string(), plans, roles)
+    }
+
+    /// The texts of `dir/plans/*.toml` and `dir/roles/*.toml` by name, not looked into.
+    pub fn texts(dir: &Path) -> Result<(Texts, Texts)> {
+        Ok((read(&dir.join("plans"))?, read(&dir.join("roles"))?))
     }
 
     /// The plan of this name.
@@ -90,7 +99,8 @@ impl Policies {
         self.roles.get(name).ok_or_else(|| unknown("unknown-role", "/role", "role", name, self.roles.keys()))
     }
 
-    fn parse(
+    /// Reads files that are already here: texts by name without `.toml`. `dir` is what messages call the folder.
+    pub fn parse(
         dir: &str,
         plans: impl IntoIterator<Item = (String, String)>,
         roles: impl IntoIterator<Item = (String, String)>,
@@ -133,7 +143,7 @@ fn unknown<'a>(
 }
 
 /// The `.toml` files of a folder by stem, sorted, so that the first error is always the same one.
-fn read(dir: &Path) -> Result<BTreeMap<String, String>> {
+fn read(dir: &Path) -> Result<Texts> {
     let unreadable = |path: &Path, why: &dyn std::fmt::Display| {
         Error::invalid("invalid-policy", format!("{}: {why}", path.display()))
     };

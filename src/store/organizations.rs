@@ -138,6 +138,12 @@ pub async fn add_promise(connection: &mut PgConnection, change: Bytes) -> Result
 }
 
 impl Store {
+    /// The sum of all promises.
+    pub async fn promised(&self) -> Result<Bytes> {
+        let row = sqlx::query("SELECT memory, disk FROM promises").fetch_one(self.pool()).await?;
+        Ok(Bytes { memory: row.try_get("memory")?, disk: row.try_get("disk")? })
+    }
+
     /// The organization of this slug that is not deleted.
     pub async fn organization(&self, slug: &OrgSlug) -> Result<Option<Organization>> {
         let row = sqlx::query(

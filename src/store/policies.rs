@@ -12,6 +12,19 @@ use crate::{
 /// SHA-256 of the files of plans and roles.
 pub type Fingerprint = [u8; 32];
 
+/// Which accounts were composed with other plans and roles than those of `$1`. In the terms of the index
+/// `accounts_policies`: `IS DISTINCT FROM` could not use it.
+macro_rules! otherwise {
+    () => {
+        "FROM organizations o JOIN accounts a ON a.account_key = o.account_key
+         WHERE o.state IN ('active', 'suspended') AND a.kind = 'organization' AND a.state = 'live'
+         AND (a.policies < $1 OR a.policies > $1 OR a.policies IS NULL)"
+    };
+}
+
+/// Counts them.
+pub const COUNT_COMPOSED_OTHERWISE: &str = concat!("SELECT count(*) ", otherwise!());
+
 /// Notes with which plans and roles an account was composed.
 pub async fn composed_with(
     connection: &mut PgConnection,
@@ -66,11 +79,11 @@ impl Store {
         after: Option<&OrgSlug>,
         limit: i64,
     ) -> Result<Vec<OrgSlug>> {
-        let slugs: Vec<String> = sqlx::query_scalar(
-            "SELECT o.slug FROM organizations o JOIN accounts a ON a.account_key = o.account_key
-             WHERE o.state IN ('active', 'suspended') AND a.policies IS DISTINCT FROM $1 AND ($2::text IS NULL OR o.slug > $2)
-             ORDER BY o.slug LIMIT $3",
-        )
+        let slugs: Vec<String> = sqlx::query_scalar(concat!(
+            "SELECT o.slug ",
+            otherwise!(),
+            " AND ($2::text IS NULL OR o.slug > $2) ORDER BY o.slug LIMIT $3"
+        ))
         .bind(&fingerprint[..])
         .bind(after.map(OrgSlug::as_str))
         .bind(limit)
@@ -81,13 +94,7 @@ impl Store {
 
     /// How many organizations that is.
     pub async fn count_composed_otherwise(&self, fingerprint: &Fingerprint) -> Result<i64> {
-        Ok(sqlx::query_scalar(
-            "SELECT count(*) FROM organizations o JOIN accounts a ON a.account_key = o.account_key
-             WHERE o.state IN ('active', 'suspended') AND a.policies IS DISTINCT FROM $1",
-        )
-        .bind(&fingerprint[..])
-        .fetch_one(self.pool())
-        .await?)
+        Ok(sqlx::query_scalar(COUNT_COMPOSED_OTHERWISE).bind(&fingerprint[..]).fetch_one(self.pool()).await?)
     }
 
     /// The plans of organizations that are not deleted or being deleted.

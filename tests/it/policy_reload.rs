@@ -1,6 +1,6 @@
 //! Plans and roles that change under living organizations reach exactly the accounts that they touch.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs};
 
 use nats_authority::{
     authority::requests::{NewCredential, NewOrganization},
@@ -19,25 +19,16 @@ use crate::{
 /// A copy of the policies that come with the program.
 pub fn policies() -> TempDir {
     let dir = support::temp_dir();
-    for folder in ["plans", "roles"] {
-        fs::create_dir(dir.path().join(folder)).unwrap();
-        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(folder)).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, dir.path().join(folder).join(path.file_name().unwrap())).unwrap();
-        }
-    }
+    support::copy_policies(dir.path());
     dir
 }
 
-fn edit(dir: &TempDir, file: &str, from: &str, to: &str) {
-    let path = dir.path().join(file);
-    let text = fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{file} has no {from:?}: {text}");
-    fs::write(path, text.replacen(from, to, 1)).unwrap();
+pub fn edit(dir: &TempDir, file: &str, from: &str, to: &str) {
+    support::edit(dir.path().join(file), from, to);
 }
 
 /// Generations by slug.
-async fn generations(l: &Ledger) -> BTreeMap<String, i64> {
+pub async fn generations(l: &Ledger) -> BTreeMap<String, i64> {
     let page = Page { limit: 1000, after: None };
     let (orgs, _) = l.authority.organizations(None, None, &page).await.unwrap();
     orgs.into_iter().map(|org| (org.slug, org.resolver.generation)).collect()
@@ -49,7 +40,7 @@ async fn actions(l: &Ledger, org: Option<&str>) -> Vec<String> {
     events.into_iter().map(|event| event.action).collect()
 }
 
-async fn onboarded() -> Ledger {
+pub async fn onboarded() -> Ledger {
     let l = ledger().await;
     for (slug, plan) in [("acme", "s"), ("globex", "m"), ("initech", "s")] {
         let request = NewOrganization {

@@ -30,7 +30,7 @@ fn env(text: &str) -> EnvType {
 }
 
 /// Every row of every table, as text.
-async fn dump(url: &str) -> Vec<String> {
+pub async fn dump(url: &str) -> Vec<String> {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let tables: Vec<String> =
         sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")

@@ -13,6 +13,7 @@ mod key;
 mod operator;
 mod org;
 mod policy;
+mod policy_diff;
 mod preview;
 mod resolver;
 mod revoke;
@@ -89,7 +90,7 @@ pub enum RemoteCommand {
     /// What the servers have.
     #[command(subcommand)]
     Resolver(resolver::ResolverCommand),
-    /// Plans in force.
+    /// Plans in force, and what other ones would do.
     #[command(subcommand)]
     Plan(policy::PlanCommand),
     /// Roles in force.
@@ -158,7 +159,7 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
         RemoteCommand::Key(command) => key::run(command, &client).await?,
         RemoteCommand::Operator(command) => operator::run(command, &client).await?,
         RemoteCommand::Resolver(command) => resolver::run(command, &client).await?,
-        RemoteCommand::Plan(command) => policy::plan(command, &client).await?,
+        RemoteCommand::Plan(command) => return policy::plan(command, &client).await,
         RemoteCommand::Role(command) => policy::role(command, &client).await?,
         RemoteCommand::Audit(command) => return audit::run(command, &client).await,
         RemoteCommand::CanI(question) => return policy::can_i(question, &client).await,

@@ -23,6 +23,9 @@ pub enum PlanCommand {
     List,
     /// Which files of plans and roles are in force, and whether every account follows them.
     Status,
+    /// What files of plans and roles would do to all organizations if they were put in force: exit code 1 when they would
+    /// be refused or an organization could not follow. JSON is one page a line.
+    Diff(super::policy_diff::DiffArgs),
     /// Show a plan.
     Show {
         /// Its name.
@@ -65,23 +68,18 @@ pub struct CanIArgs {
     subscribe: Option<String>,
 }
 
-/// Runs a command about plans.
-pub(super) async fn plan(command: PlanCommand, client: &Client) -> Outcome<()> {
-    if matches!(command, PlanCommand::Status) {
-        let answer = client.get(&["policies"], &[]).await?;
-        client.print(&answer, status)?;
-        return Ok(());
-    }
-    let answer = client.get(&["plans"], &[]).await?;
+/// Runs a command about plans; the answer is the exit code.
+pub(super) async fn plan(command: PlanCommand, client: &Client) -> Outcome<u8> {
     match command {
-        PlanCommand::Status => {}
-        PlanCommand::List => client.print(&answer, plans)?,
+        PlanCommand::Diff(args) => return super::policy_diff::run(args, client).await,
+        PlanCommand::Status => client.print(&client.get(&["policies"], &[]).await?, status)?,
+        PlanCommand::List => client.print(&client.get(&["plans"], &[]).await?, plans)?,
         PlanCommand::Show { name } => {
-            let plans: List<PlanView> = answer.read()?;
+            let plans: List<PlanView> = client.get(&["plans"], &[]).await?.read()?;
             show(client, plans.items.iter().find(|plan| plan.name == name), &name, plan_details)?;
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 /// Runs a command about roles.

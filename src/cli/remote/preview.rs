@@ -64,6 +64,16 @@ impl Try {
 
 /// What a change would do, for people.
 fn text(preview: &PreviewView, colours: bool) -> String {
+    let mut text = consequences(preview, colours);
+    if preview.next_generation != preview.generation {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "nothing was changed; to do exactly this: --if-match {}", preview.generation);
+    }
+    text
+}
+
+/// What it would do to the account and those who use it.
+pub(super) fn consequences(preview: &PreviewView, colours: bool) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     if preview.next_generation == preview.generation {
@@ -101,7 +111,6 @@ fn text(preview: &PreviewView, colours: bool) -> String {
     if !preview.unasked_servers.is_empty() {
         let _ = writeln!(text, "not asked    {}", plain(&preview.unasked_servers.join(", ")));
     }
-    let _ = writeln!(text, "nothing was changed; to do exactly this: --if-match {}", preview.generation);
     text
 }
 

@@ -81,6 +81,7 @@ async fn the_document_is_whole() {
         "/api/v1/orgs/{org}/suspend",
         "/api/v1/plans",
         "/api/v1/policies",
+        "/api/v1/policies/diff",
         "/api/v1/resolver",
         "/api/v1/resolver/reconcile",
         "/api/v1/resolver/servers/{name}",

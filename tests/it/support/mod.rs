@@ -78,6 +78,24 @@ pub async fn migrated_database() -> TestDatabase {
     .await
 }
 
+/// Writes the plans and roles that come with the program into `dir/plans` and `dir/roles`.
+pub fn copy_policies(dir: &Path) {
+    for folder in ["plans", "roles"] {
+        fs::create_dir_all(dir.join(folder)).unwrap();
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, dir.join(folder).join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+/// Replaces `from` in a file, which has to hold it.
+pub fn edit(path: impl AsRef<Path>, from: &str, to: &str) {
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{} has no {from:?}: {text}", path.as_ref().display());
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
 /// A directory that is removed with the value.
 pub fn temp_dir() -> TempDir {
     tempfile::Builder::new().prefix("it-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")

@@ -36,7 +36,7 @@ pub struct Site {
     pub replicas: Vec<Replica>,
     pub cluster: Cluster,
     pub database: TestDatabase,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Site {
@@ -59,6 +59,7 @@ impl Site {
         file("sealing.key", &key);
         file("bundle.json", &new.bundle.to_text().unwrap());
         file("database.url", database.url());
+        super::copy_policies(&dir.path().join("policies"));
         let mut spec = ClusterSpec::new(dir.path().join("nats"), "test", new.bundle.trust().unwrap());
         spec.nodes = nodes;
         spec.jetstream_max_file = 100 << 30;
@@ -71,7 +72,8 @@ impl Site {
             let address = format!("127.0.0.1:{}", port.number());
             let metrics = format!("127.0.0.1:{}", metrics_port.number());
             let text = format!(
-                "bundle = \"bundle.json\"\n[http]\nlisten = \"{address}\"\nmetrics_listen = \"{metrics}\"\n\
+                "bundle = \"bundle.json\"\npolicies = \"policies\"\n\
+                 [http]\nlisten = \"{address}\"\nmetrics_listen = \"{metrics}\"\n\
                  [database]\nurl_file = \"database.url\"\nmax_connections = 8\n\
                  [nats]\nurls = [{}]\n[sealing]\nkey_files = [\"sealing.key\"]\n",
                 urls.join(", ")
@@ -83,12 +85,17 @@ impl Site {
             Replica { http, metrics, config, log, process: None, _ports: [port, metrics_port] }
         };
         let replicas: Vec<_> = (1..=replicas).map(prepare).collect();
-        let mut site = Self { replicas, cluster, database, _dir: dir };
+        let mut site = Self { replicas, cluster, database, dir };
         for replica in &mut site.replicas {
             replica.spawn();
             replica.ready(nodes).await;
         }
         site
+    }
+
+    /// The folder of plans and roles, the same for all replicas.
+    pub fn policies(&self) -> PathBuf {
+        self.dir.path().join("policies")
     }
 
     /// The API of the first replica.
