@@ -60,7 +60,7 @@ pub struct KeyView {
     /// Role of a scoped key.
     pub role: Option<String>,
     /// `pending`: in the account, signs nothing yet; `active`: signs; `retiring`: in the account, signs
-    /// nothing any more; `retired`: out of the account.
+    /// nothing any more; `retired`: out of the account. Of the operator's keys: in the operator JWT.
     #[schema(example = "active")]
     pub state: String,
     /// When it was made.

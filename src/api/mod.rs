@@ -27,6 +27,7 @@ pub mod keys;
 mod limits;
 mod openapi;
 pub mod operator;
+pub mod operator_keys;
 pub mod organizations;
 pub mod page;
 pub mod policies;
@@ -148,6 +149,7 @@ fn resources() -> OpenApiRouter<ApiState> {
         .merge(revocations::routes())
         .merge(keys::routes())
         .merge(operator::routes())
+        .merge(operator_keys::routes())
         .merge(policies::routes())
         .merge(policy_diff::routes())
         .merge(resolver::routes())

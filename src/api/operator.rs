@@ -17,9 +17,9 @@ use zeroize::Zeroizing;
 use super::{ApiState, caller::Caller, extract::Body, keys::KeyView, page::List, problem::Refusal};
 use crate::{
     authority::{
-        Authority,
+        Authority, present_trust,
         requests::NewSystemCredential,
-        server_config::{ResolverKind, Trust, operator_section},
+        server_config::{ResolverKind, operator_section},
     },
     error::Error,
 };
@@ -63,8 +63,14 @@ pub struct OperatorView {
     responses((status = 200, description = "The operator", body = OperatorView)),
 )]
 async fn show_operator(State(authority): State<Arc<Authority>>) -> Result<Json<OperatorView>, Refusal> {
+    Ok(Json(view(&authority).await?))
+}
+
+/// The operator as the ledger has it now.
+pub(super) async fn view(authority: &Authority) -> crate::error::Result<OperatorView> {
+    authority.refresh_operator().await?;
     let row = authority.operator();
-    Ok(Json(OperatorView {
+    Ok(OperatorView {
         name: row.name.clone(),
         public_key: row.public_key.to_string(),
         signing_key: authority.operator_signing_key().to_string(),
@@ -72,17 +78,22 @@ async fn show_operator(State(authority): State<Arc<Authority>>) -> Result<Json<O
         platform_account: authority.platform()?.to_string(),
         jwt: row.jwt.clone(),
         adopted_at: row.adopted_at,
-    }))
+    })
 }
 
-/// Lists the operator's signing keys, the oldest first.
+/// Lists the operator's signing keys, the oldest first, with what a rotation of them waits for.
 #[utoipa::path(
     get, path = "/operator/keys", tag = "operator",
     responses((status = 200, description = "All of them", body = List<KeyView>)),
 )]
 async fn list_operator_keys(State(authority): State<Arc<Authority>>) -> Result<Json<List<KeyView>>, Refusal> {
-    let rows = authority.store().operator_keys().await?;
-    Ok(Json(List::whole(rows.into_iter().map(KeyView::from).collect())))
+    let keys = authority.operator_keys().await?;
+    let views = keys.into_iter().map(|(row, rotation)| KeyView {
+        rotation: rotation.as_ref().map(|rotation| rotation.id),
+        waits_for: rotation.and_then(|rotation| rotation.waits_for),
+        ..KeyView::from(row)
+    });
+    Ok(Json(List::whole(views.collect())))
 }
 
 /// A user of the system account for tools, answered once.
@@ -119,23 +130,13 @@ async fn issue_system_credential(
     Ok((StatusCode::CREATED, no_store, Json(SystemCredential { creds })).into_response())
 }
 
-/// Shows the part of `nats-server.conf` that makes servers trust this operator.
+/// Shows the part of `nats-server.conf` that makes servers trust this operator, with its present JWT.
 #[utoipa::path(
     get, path = "/operator/server-config", tag = "operator",
     responses((status = 200, description = "To be included", body = String, content_type = "text/plain")),
 )]
 async fn show_server_config(State(authority): State<Arc<Authority>>) -> Result<Response, Refusal> {
-    let operator = authority.operator();
-    let system_account_jwt = authority
-        .store()
-        .account_jwt(operator.system_account)
-        .await?
-        .ok_or_else(|| Error::internal("the system account has no JWT"))?;
-    let trust = Trust {
-        operator_jwt: operator.jwt.clone(),
-        system_account: operator.system_account.to_string(),
-        system_account_jwt,
-    };
+    let trust = present_trust(authority.store()).await?.ok_or_else(|| Error::internal("there is no operator"))?;
     let text = operator_section(&trust, &ResolverKind::Full, Path::new(RESOLVER_DIR));
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }

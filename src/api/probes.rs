@@ -81,7 +81,10 @@ async fn readyz(State(authority): State<Arc<Authority>>) -> (StatusCode, Json<Re
         Check::of("database", database),
         Check::of("sealing-key", authority.check_signing_key().map_err(words)),
         Check::of("servers", servers(&authority)),
-        Check::of("operator-trusted", authority.standing().require_trust().map_err(words)),
+        Check::of(
+            "operator-trusted",
+            authority.standing().require_trust(authority.operator_signing_key()).map_err(words),
+        ),
     ];
     let ready = checks.iter().all(|check| check.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -27,7 +27,7 @@ use crate::{
     signer::{SealedKey, Signer, lint},
     store::{
         Store, accounts, audit,
-        keys::{self, KeyScope, NewAccountKey},
+        keys::{self, KeyScope, KeyState, NewAccountKey},
         operator::{self, OperatorRow},
         tokens,
     },
@@ -265,7 +265,7 @@ impl Bundle {
             detail: json!({"name": row.name, "systemAccount": system_account, "signingKey": self.operator_signing_key.public_key}),
         };
         audit::record(&mut tx, &event).await?;
-        keys::insert_operator(&mut tx, &self.operator_signing_key.key()?, now).await?;
+        keys::insert_operator(&mut tx, &self.operator_signing_key.key()?, KeyState::Active, now).await?;
         accounts::create(&mut tx, system_account, "system", now).await?;
         let system_key =
             NewAccountKey { account: system_account, scope: KeyScope::Account, key: self.system_signing_key.key()? };

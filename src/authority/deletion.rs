@@ -31,7 +31,8 @@ impl Authority {
         slug: Option<&OrgSlug>,
         accounts: &[PublicKey<Account>],
     ) -> Result<String> {
-        let key = self.operator_key.public;
+        let sealed = self.operator_key();
+        let key = sealed.public;
         let linted = lint(Claims {
             audience: None,
             expires: None,
@@ -43,7 +44,7 @@ impl Authority {
             subject: key.into(),
             nats: Generic::delete_accounts(accounts),
         })?;
-        let signed = self.signer.sign_as_operator(&self.operator_key, linted)?;
+        let signed = self.signer.sign_as_operator(&sealed, linted)?;
         let event = self.event(
             &Actor::task(task),
             action,

@@ -19,10 +19,10 @@ use crate::{
     error::{Error, Kind, Result},
     jwt::{self, Claims, Linted, limits::AccountLimits},
     model::{EnvState, Environment, OrgSlug, OrgState, Organization},
-    nkey::{Account, PublicKey},
+    nkey::{Account, Operator, PublicKey},
     policy::{LimitsOverride, Policies},
-    signer::lint,
-    store::{Connection, accounts, audit, environments, keys, policies as made_with, revocations},
+    signer::{SealedKey, lint},
+    store::{Connection, accounts, audit, environments, keys, operator, policies as made_with, revocations},
 };
 
 /// What minting decided for one account, before anything is signed.
@@ -46,6 +46,8 @@ pub(super) struct Decided {
 /// An account's next claims, checked; none to sign when they are those that it has.
 struct Decision {
     locked: accounts::AccountRow,
+    /// The key that is to sign.
+    key: SealedKey<Operator>,
     content_hash: [u8; 32],
     linted: Option<Linted<jwt::Account>>,
     /// What an organization's claims were composed from.
@@ -107,16 +109,17 @@ impl Authority {
         event: Uuid,
     ) -> Result<bool> {
         let locked = accounts::lock(work.rows(), account).await?;
+        let key = operator::signing_key(work.rows()).await?;
         let generation = locked.generation;
         let issued_at = self.next_iat(&locked);
-        let decision = self.decide_claims(locked, account, name, issued_at, claims)?;
+        let decision = self.decide_claims((locked, key), account, name, issued_at, claims)?;
         self.require_room(&decision)?;
         Ok(self.sign_decided(work.rows(), decision, event).await? != generation)
     }
 
     async fn sign_decided(&self, tx: &mut Connection, decision: Decision, event: Uuid) -> Result<i64> {
         let Some(linted) = decision.linted else { return Ok(decision.locked.generation) };
-        let signed = self.signer.sign_as_operator(&self.operator_key, linted)?;
+        let signed = self.signer.sign_as_operator(&decision.key, linted)?;
         let generation = decision.locked.generation + 1;
         let minted = accounts::Minted {
             signed: &signed,
@@ -169,8 +172,8 @@ impl Authority {
     }
 
     async fn decide(&self, tx: &mut Connection, org: &Organization, policies: &Policies) -> Result<Decision> {
-        let locked = accounts::lock(tx, org.account).await?;
-        let issued_at = self.next_iat(&locked);
+        let locked = (accounts::lock(tx, org.account).await?, operator::signing_key(tx).await?);
+        let issued_at = self.next_iat(&locked.0);
         let mut composed = self.composition(tx, org, issued_at, policies).await?;
         let mut decision = self.decide_composed(locked.clone(), org, issued_at, &composed.composition)?;
         if !composed.composition.revocations.is_empty() && self.is_large(tx, org, &decision).await? {
@@ -188,7 +191,7 @@ impl Authority {
 
     fn decide_composed(
         &self,
-        locked: accounts::AccountRow,
+        locked: (accounts::AccountRow, SealedKey<Operator>),
         org: &Organization,
         issued_at: i64,
         composition: &Composition,
@@ -198,13 +201,13 @@ impl Authority {
 
     /// Resolvers keep the newer of two JWTs by their issue time in whole seconds, so it has to increase even
     /// when two changes fall into one second.
-    fn next_iat(&self, locked: &accounts::AccountRow) -> i64 {
+    pub(super) fn next_iat(&self, locked: &accounts::AccountRow) -> i64 {
         self.clock.unix().max(locked.iat + 1)
     }
 
     fn decide_claims(
         &self,
-        locked: accounts::AccountRow,
+        (locked, key): (accounts::AccountRow, SealedKey<Operator>),
         subject: PublicKey<Account>,
         name: &str,
         issued_at: i64,
@@ -212,22 +215,24 @@ impl Authority {
     ) -> Result<Decision> {
         let content_hash = content_hash(name, &account)
             .map_err(|error| Error::internal("account claims cannot be written").with_source(error))?;
-        if locked.content_hash == Some(content_hash) {
-            return Ok(Decision { locked, content_hash, linted: None, composed: None });
+        // The same under another key is another account to the servers.
+        let same_key = locked.signed_by.is_none_or(|signed_by| signed_by == key.public);
+        if locked.content_hash == Some(content_hash) && same_key {
+            return Ok(Decision { locked, key, content_hash, linted: None, composed: None });
         }
-        self.standing().require_trust()?;
+        self.standing().require_trust(key.public)?;
         let linted = lint(Claims {
             audience: None,
             expires: None,
             id: None,
             issued_at: Some(issued_at),
-            issuer: self.operator_key.public.into(),
+            issuer: key.public.into(),
             name: Some(name.to_owned()),
             not_before: None,
             subject: subject.into(),
             nats: account,
         })?;
-        Ok(Decision { locked, content_hash, linted: Some(linted), composed: None })
+        Ok(Decision { locked, key, content_hash, linted: Some(linted), composed: None })
     }
 
     /// Refuses what the servers would not take.

@@ -22,6 +22,11 @@ mod key_rotations;
 mod key_steps;
 mod ledger;
 mod mint;
+mod operator;
+pub mod operator_jwt;
+mod operator_keys;
+mod operator_rotation;
+mod operator_steps;
 mod options;
 mod organizations;
 mod own_users;
@@ -53,6 +58,7 @@ use uuid::Uuid;
 
 pub use issue::{Issued, MAX_BATCH};
 pub use key_rotations::KeyStanding;
+pub use operator::present_trust;
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
 pub use policy_diff::{Following, Promised};
 pub use preview::{Preview, Proposal};
@@ -69,8 +75,8 @@ use crate::{
     model::{CallerRole, NameRules, ids::new_id},
     nkey::{Account, PublicKey},
     policy::Policies,
-    signer::{SealedKey, Signer},
-    store::{Store, audit, idempotency::Operation, operator::OperatorRow},
+    signer::Signer,
+    store::{Store, audit, idempotency::Operation},
 };
 
 /// Who asks.
@@ -162,8 +168,7 @@ pub struct Authority {
     settings: Settings,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    operator: OperatorRow,
-    operator_key: SealedKey<crate::nkey::Operator>,
+    operator: ArcSwap<operator::OperatorNow>,
     platform: OnceLock<PublicKey<Account>>,
     standing: ArcSwap<Standing>,
     issuance: issuance::Issuance,
@@ -211,14 +216,13 @@ impl Authority {
     /// is none yet. Fails when the operator's
     /// signing key cannot be opened with the configured sealing keys.
     pub async fn open(parts: Parts) -> Result<Arc<Self>> {
-        let operator = parts.store.operator().await?.ok_or_else(|| {
+        let operator = operator::OperatorNow::read(&parts.store).await?.ok_or_else(|| {
             Error::unavailable(
                 "no-operator",
                 "the database has no operator yet; set `bundle` in the configuration to what `nats-authority init` wrote",
             )
         })?;
-        let operator_key = parts.store.operator_signing_key().await?;
-        parts.signer.check(&operator_key)?;
+        operator.check(&parts.signer)?;
         if !parts.policies.plans.contains_key(&parts.settings.default_plan) {
             return Err(Error::invalid(
                 "unknown-default-plan",
@@ -235,8 +239,7 @@ impl Authority {
             settings: parts.settings,
             clock: parts.clock,
             entropy: parts.entropy,
-            operator,
-            operator_key,
+            operator: ArcSwap::from_pointee(operator),
             platform: OnceLock::new(),
             standing: ArcSwap::from_pointee(standing),
             push_wanted: Arc::new(Notify::new()),
@@ -270,11 +273,6 @@ impl Authority {
     /// The plans and roles in force.
     pub fn policies(&self) -> Arc<Policies> {
         self.policies.load_full()
-    }
-
-    /// The operator.
-    pub fn operator(&self) -> &OperatorRow {
-        &self.operator
     }
 
     /// How the servers stand, as last seen.
@@ -334,19 +332,9 @@ impl Authority {
         self.progress.subscribe()
     }
 
-    /// The operator's signing key can be opened with the configured sealing keys.
-    pub fn check_signing_key(&self) -> Result<()> {
-        self.signer.check(&self.operator_key)
-    }
-
     /// How many tokens were signed since the start.
     pub fn tokens_signed(&self) -> u64 {
         self.signer.tokens_signed()
-    }
-
-    /// The public key of the operator's signing key.
-    pub fn operator_signing_key(&self) -> PublicKey<crate::nkey::Operator> {
-        self.operator_key.public
     }
 
     /// A new identifier.

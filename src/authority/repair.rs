@@ -27,7 +27,7 @@ impl Authority {
             .map(|repair| {
                 let (action, mut detail) = match &repair.reason {
                     Reason::ForeignSigned { issuer } => ("account.foreign-jwt", json!({"issuer": issuer})),
-                    Reason::Differs => ("account.foreign-jwt", json!({"issuer": self.operator_key.public})),
+                    Reason::Differs => ("account.foreign-jwt", json!({"issuer": self.operator_signing_key()})),
                     Reason::ReplayedOld { generation } => ("account.replayed-jwt", json!({"generation": generation})),
                     _ => return Wrong { account: repair.account, rewrite: repair.rewrite, event: None },
                 };

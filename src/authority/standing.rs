@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     error::{Error, Result},
     model::view::ResolverType,
-    nkey::{Account, PublicKey},
+    nkey::{Account, Operator, PublicKey},
     store::{organizations::Bytes, servers::ServerRow},
 };
 
@@ -56,6 +56,16 @@ impl ServerStanding {
     /// moment before that, and nothing is known of its capacity then.
     pub fn is_described(&self) -> bool {
         !self.row.version.is_empty()
+    }
+
+    /// It accepts accounts that this key signed; none: it has not said so in this run of the service.
+    pub fn trusts(&self, key: PublicKey<Operator>) -> Option<bool> {
+        self.trusts_us?;
+        if self.told.operator_keys.is_empty() {
+            return self.trusts_us;
+        }
+        let key = key.to_string();
+        Some(self.told.operator_keys.contains(&key))
     }
 }
 
@@ -113,10 +123,10 @@ impl Standing {
     }
 
     /// Refuses to sign accounts while a live server does not trust the operator's signing key: it
-    /// would store the JWT and lock everyone out at its next restart.
-    pub fn require_trust(&self) -> Result<()> {
+    /// would store the JWT and lock everyone out at its next restart. `key` is the one that is to sign.
+    pub fn require_trust(&self, key: PublicKey<Operator>) -> Result<()> {
         let strangers: Vec<_> =
-            self.live().filter(|s| s.trusts_us == Some(false)).map(|s| s.row.name.as_str()).collect();
+            self.live().filter(|s| s.trusts(key) == Some(false)).map(|s| s.row.name.as_str()).collect();
         if strangers.is_empty() {
             return Ok(());
         }

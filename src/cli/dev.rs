@@ -10,6 +10,7 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use secrecy::SecretString;
 use serde_json::json;
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     serve::interrupted,
 };
 use crate::{
+    authority::{present_trust, server_config::Trust},
     config::read_secret,
     dev::{
         nats::{Cluster, ClusterSpec},
@@ -27,6 +29,7 @@ use crate::{
     },
     error::{Error, Result},
     service::read_bundle,
+    store::Store,
 };
 
 /// What to run.
@@ -67,7 +70,7 @@ pub(super) async fn run(args: &DevArgs) -> Result<u8> {
     let mut postgres = Postgres::start(&dir.join("postgres"), Durability::Durable).await?;
     let database_url = database(&dir, &postgres).await?;
     progress.set_message("NATS");
-    let mut spec = ClusterSpec::new(dir.join("nats"), "dev", read_bundle(&dir.join(BUNDLE))?.trust()?);
+    let mut spec = ClusterSpec::new(dir.join("nats"), "dev", trust(&dir, &database_url).await?);
     spec.nodes = usize::from(args.nodes);
     spec.jetstream_max_file = 10 << 30;
     let mut cluster = Cluster::start(spec).await?;
@@ -158,6 +161,18 @@ async fn database(dir: &Path, postgres: &Postgres) -> Result<String> {
 }
 
 const DATABASE: &str = "nats_authority";
+
+/// What the servers have to trust: the bundle's operator as the database has it now, for its keys may have been
+/// rotated since.
+async fn trust(dir: &Path, database_url: &str) -> Result<Trust> {
+    let bundle = read_bundle(&dir.join(BUNDLE))?.trust()?;
+    let url = SecretString::from(database_url.to_owned());
+    let store = Store::connect(&url, 1, Duration::from_secs(10)).await?;
+    store.migrate().await?;
+    let present = present_trust(&store).await?;
+    store.close().await;
+    Ok(present.unwrap_or(bundle))
+}
 
 fn api_port(dir: &Path, wanted: u16) -> Result<Port> {
     let file = dir.join("api.port");

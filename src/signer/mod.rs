@@ -134,6 +134,15 @@ pub fn lint<T: Payload>(claims: Claims<T>) -> Result<Linted<T>> {
     })
 }
 
+/// Signs with an operator's identity, which its owner holds and no ledger keeps: the operator JWT and nothing else.
+pub fn sign_as_identity(
+    identity: &KeyPair<nkey::Operator>,
+    linted: Linted<crate::jwt::Operator>,
+) -> Result<Signed<crate::jwt::Operator>> {
+    require_issuer(linted.claims(), identity.public())?;
+    Ok(linted.sign(identity))
+}
+
 /// Claims with `common` set for their type.
 pub fn common<T: Payload>() -> Common {
     Common::of::<T>()

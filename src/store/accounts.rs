@@ -8,7 +8,7 @@ use super::{Store, digest, parse};
 use crate::{
     error::{Error, Result},
     jwt::{self, envelope::Signed},
-    nkey::{Account, PublicKey},
+    nkey::{Account, Operator, PublicKey},
 };
 
 /// The state of an account under its lock.
@@ -22,6 +22,8 @@ pub struct AccountRow {
     pub content_hash: Option<[u8; 32]>,
     /// Fingerprint of the plans and roles that it was composed with.
     pub policies: Option<[u8; 32]>,
+    /// The operator's key that signed the last one; none: it is not known, or there is none.
+    pub signed_by: Option<PublicKey<Operator>>,
 }
 
 /// An account that the push task has to look at.
@@ -92,7 +94,8 @@ WITH minted AS (
     INSERT INTO account_generations (account_key, generation, iat, jwt, jwt_sha256, signed_by, audit_event, minted_at)
     VALUES ($1, $2, $3, $4, $5, $7, $8, $9))
 UPDATE accounts SET generation = $2, iat = $3, jwt = $4, jwt_sha256 = $5, content_hash = $6, due_at = $9, attempts = 0,
-    look_at_clients = $2 > 1
+    look_at_clients = $2 > 1,
+    signed_since = CASE WHEN signed_by = $7 THEN signed_since ELSE $2 END, signed_by = $7
 WHERE account_key = $1";
 
 /// Makes the row of a new account, without a JWT yet.
@@ -113,12 +116,14 @@ pub async fn create(
 
 /// Locks an account: whoever holds the lock may mint.
 pub async fn lock(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<AccountRow> {
-    let row =
-        sqlx::query("SELECT generation, iat, content_hash, policies FROM accounts WHERE account_key = $1 FOR UPDATE")
-            .bind(account.to_string())
-            .fetch_optional(connection)
-            .await?
-            .ok_or_else(|| Error::internal(format!("account {account} has no row")))?;
+    let row = sqlx::query(
+        "SELECT generation, iat, content_hash, policies, signed_by FROM accounts WHERE account_key = $1 FOR UPDATE",
+    )
+    .bind(account.to_string())
+    .fetch_optional(connection)
+    .await?
+    .ok_or_else(|| Error::internal(format!("account {account} has no row")))?;
+    let signed_by: Option<String> = row.try_get("signed_by")?;
     let hash: Option<Vec<u8>> = row.try_get("content_hash")?;
     let policies: Option<Vec<u8>> = row.try_get("policies")?;
     Ok(AccountRow {
@@ -126,6 +131,7 @@ pub async fn lock(connection: &mut PgConnection, account: PublicKey<Account>) ->
         iat: row.try_get("iat")?,
         content_hash: hash.as_deref().map(digest).transpose()?,
         policies: policies.as_deref().map(digest).transpose()?,
+        signed_by: signed_by.as_deref().map(parse).transpose()?,
     })
 }
 

@@ -8,7 +8,7 @@ use super::{Store, parse};
 use crate::{
     error::{Error, Result},
     model::{EnvType, OrgSlug, OrgState},
-    nkey::{Account, Operator, PublicKey},
+    nkey::{Account, Operator, PublicKey, Role},
     signer::SealedKey,
 };
 
@@ -155,18 +155,20 @@ async fn insert_as(
     Ok(())
 }
 
-/// Keeps the operator's signing key.
+/// Keeps a signing key of the operator: the first one, or one that is to replace it.
 pub async fn insert_operator(
     connection: &mut PgConnection,
     key: &SealedKey<Operator>,
+    state: KeyState,
     now: DateTime<Utc>,
 ) -> Result<()> {
     sqlx::query(
-        "INSERT INTO signing_keys (public_key, kind, sealed_seed, state, created_at) VALUES ($1, 'operator', $2, 'active', $3)",
+        "INSERT INTO signing_keys (public_key, kind, sealed_seed, state, created_at) VALUES ($1, 'operator', $2, $4, $3)",
     )
     .bind(key.public.to_string())
     .bind(&key.sealed)
     .bind(now)
+    .bind(state.name())
     .execute(connection)
     .await?;
     Ok(())
@@ -237,9 +239,9 @@ pub async fn retire(connection: &mut PgConnection, key: PublicKey<Account>) -> R
 
 /// Moves a key from one state to the next. Fails when it is not in `from`; a trigger refuses what its
 /// rotation does not allow.
-pub async fn move_to(
+pub async fn move_to<R: Role>(
     connection: &mut PgConnection,
-    key: PublicKey<Account>,
+    key: PublicKey<R>,
     from: KeyState,
     to: KeyState,
 ) -> Result<()> {

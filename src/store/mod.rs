@@ -21,6 +21,7 @@ pub mod keys;
 pub mod listing;
 pub mod made;
 pub mod operator;
+pub mod operator_rotations;
 pub mod organizations;
 pub mod page;
 pub mod platform;

@@ -27,6 +27,7 @@ pub struct Ledger {
     pub actor: Actor,
     pub admin_token: String,
     pub database: support::TestDatabase,
+    pub identity_seed: zeroize::Zeroizing<String>,
     signer: Arc<Signer>,
 }
 
@@ -67,7 +68,8 @@ pub async fn ledger() -> Ledger {
     let authority = open(store, &signer, &clock).await;
     authority.set_standing(standing(3, Some(true)));
     let actor = Actor { request_id: Some("r1".to_owned()), ..Actor::caller("test", [CallerRole::SovereignAdmin]) };
-    Ledger { authority, clock, actor, admin_token: new.admin_token.to_string(), database, signer }
+    let admin_token = new.admin_token.to_string();
+    Ledger { authority, clock, actor, admin_token, database, identity_seed: new.identity_seed, signer }
 }
 
 async fn connect(url: &str) -> Store {

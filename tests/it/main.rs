@@ -19,6 +19,8 @@ mod ledger;
 mod live;
 mod load;
 mod metrics;
+mod operator_rotation;
+mod operator_rotation_live;
 mod overload;
 mod plain_key;
 mod platform;

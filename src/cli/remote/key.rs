@@ -166,21 +166,6 @@ async fn change(id: &str, what: &str, reason: Option<String>, client: &Client) -
     Ok(())
 }
 
-/// Keys, a line each.
-pub(super) fn rows(list: &List<KeyView>) -> String {
-    let rows = list.items.iter().map(|key| {
-        [
-            key.public_key.clone(),
-            key.kind.clone(),
-            key.env_type.clone().unwrap_or_default(),
-            key.role.clone().unwrap_or_default(),
-            key.state.clone(),
-            time(key.created_at),
-        ]
-    });
-    table(["KEY", "KIND", "ENVIRONMENT", "ROLE", "STATE", "CREATED"], rows)
-}
-
 /// Keys of an account with what becomes of them.
 fn standing(list: &List<KeyView>, all: bool) -> String {
     let rows = list.items.iter().filter(|key| all || key.state != "retired").map(|key| {

@@ -11,6 +11,7 @@ mod cred_options;
 mod env;
 mod key;
 mod operator;
+mod operator_key;
 mod org;
 mod policy;
 mod policy_diff;
@@ -146,6 +147,11 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
     }
     if let RemoteCommand::Audit(command) = &command
         && let Some(done) = command.local(options.output)
+    {
+        return Ok(done?);
+    }
+    if let RemoteCommand::Operator(command) = &command
+        && let Some(done) = command.local()
     {
         return Ok(done?);
     }

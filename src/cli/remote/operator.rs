@@ -4,11 +4,18 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Outcome, client::Client, cred::say_where, key::rows, secret_file::Place};
+use super::{
+    Outcome,
+    client::Client,
+    cred::say_where,
+    operator_key::{self, JwtCommand, SignArgs},
+    secret_file::Place,
+};
 use crate::{
     api::operator::{OperatorView, SystemCredential},
     authority::requests::NewSystemCredential,
     cli::output::{OutputFormat, fields, print, time},
+    error::Result,
     model::ItemName,
 };
 
@@ -17,8 +24,39 @@ use crate::{
 pub enum OperatorCommand {
     /// Show the operator.
     Show,
-    /// List its signing keys.
+    /// List its signing keys, and what a rotation of them waits for.
     Keys,
+    /// Ask for a new signing key; a security officer who is somebody else has to approve.
+    Rotate {
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// List rotations of the signing key, the newest first.
+    Rotations,
+    /// Show a rotation and what it waits for.
+    Rotation {
+        /// Its id.
+        rotation: String,
+    },
+    /// Approve a rotation that somebody else asked for.
+    Approve {
+        /// Its id.
+        rotation: String,
+    },
+    /// Give a rotation up, as long as its new key signs nothing.
+    Cancel {
+        /// Its id.
+        rotation: String,
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Sign the next operator JWT with the operator's identity. Works offline.
+    Sign(SignArgs),
+    /// The operator JWT that servers are to trust.
+    #[command(subcommand)]
+    Jwt(JwtCommand),
     /// Print the part of nats-server.conf that makes servers trust it.
     ServerConfig,
     /// Issue a user of the system account for tools such as `nats server`, for at most an hour.
@@ -37,6 +75,16 @@ pub enum OperatorCommand {
     },
 }
 
+impl OperatorCommand {
+    /// What needs no service.
+    pub(super) fn local(&self) -> Option<Result<u8>> {
+        match self {
+            Self::Sign(args) => Some(operator_key::sign(args).map(|()| 0)),
+            _ => None,
+        }
+    }
+}
+
 /// Runs a command.
 pub(super) async fn run(command: OperatorCommand, client: &Client) -> Outcome<()> {
     match command {
@@ -46,8 +94,17 @@ pub(super) async fn run(command: OperatorCommand, client: &Client) -> Outcome<()
         }
         OperatorCommand::Keys => {
             let answer = client.get(&["operator", "keys"], &[]).await?;
-            client.print(&answer, rows)?;
+            client.print(&answer, operator_key::keys)?;
         }
+        OperatorCommand::Rotate { reason } => operator_key::rotate(reason, client).await?,
+        OperatorCommand::Rotations => operator_key::list(client).await?,
+        OperatorCommand::Rotation { rotation } => operator_key::show(&rotation, client).await?,
+        OperatorCommand::Approve { rotation } => operator_key::change(&rotation, "approve", None, client).await?,
+        OperatorCommand::Cancel { rotation, reason } => {
+            operator_key::change(&rotation, "cancel", reason, client).await?;
+        }
+        OperatorCommand::Sign(args) => operator_key::sign(&args)?,
+        OperatorCommand::Jwt(command) => operator_key::jwt(command, client).await?,
         // Text is what the API answers here, whatever the format.
         OperatorCommand::ServerConfig => print(client.get(&["operator", "server-config"], &[]).await?.text())?,
         OperatorCommand::SystemCredential { name, ttl, out, force } => {

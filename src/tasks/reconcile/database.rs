@@ -58,8 +58,7 @@ impl Ledger for Database {
     }
 
     fn is_ours(&self, issuer: &str) -> bool {
-        let operator = self.authority.operator().public_key;
-        [operator, self.authority.operator_signing_key()].iter().any(|key| key.to_string() == issuer)
+        self.authority.is_operator_key(issuer)
     }
 
     fn system_account(&self) -> Key {

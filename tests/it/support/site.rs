@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions};
 use nats_authority::{
-    authority::bundle,
+    authority::{Authority, Parts, Settings, bundle},
     clock::SystemClock,
     dev::{
         nats::{Cluster, ClusterSpec},
@@ -13,12 +13,18 @@ use nats_authority::{
         process::{Process, Signal},
     },
     entropy::{Entropy, SystemEntropy},
+    policy::Policies,
     signer::{SealingKey, SealingKeys, Signer},
+    store::Store,
 };
+use secrecy::SecretString;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::{TestDatabase, deployment::PROGRAM, http::Http, stack::eventually};
+
+/// The file of the operator's identity seed, which the service never reads.
+pub const IDENTITY_SEED: &str = "operator-identity.seed";
 
 /// One replica of the service, running or not.
 pub struct Replica {
@@ -36,7 +42,10 @@ pub struct Site {
     pub replicas: Vec<Replica>,
     pub cluster: Cluster,
     pub database: TestDatabase,
-    dir: TempDir,
+    pub dir: TempDir,
+    /// The administrator's token.
+    pub token: String,
+    signer: Arc<Signer>,
 }
 
 impl Site {
@@ -60,6 +69,7 @@ impl Site {
         file("bundle.json", &new.bundle.to_text().unwrap());
         file("database.url", database.url());
         super::copy_policies(&dir.path().join("policies"));
+        file(IDENTITY_SEED, &new.identity_seed);
         let mut spec = ClusterSpec::new(dir.path().join("nats"), "test", new.bundle.trust().unwrap());
         spec.nodes = nodes;
         spec.jetstream_max_file = 100 << 30;
@@ -85,7 +95,8 @@ impl Site {
             Replica { http, metrics, config, log, process: None, _ports: [port, metrics_port] }
         };
         let replicas: Vec<_> = (1..=replicas).map(prepare).collect();
-        let mut site = Self { replicas, cluster, database, dir };
+        let token = new.admin_token.to_string();
+        let mut site = Self { replicas, cluster, database, dir, token, signer };
         for replica in &mut site.replicas {
             replica.spawn();
             replica.ready(nodes).await;
@@ -101,6 +112,20 @@ impl Site {
     /// The API of the first replica.
     pub fn http(&self) -> &Http {
         &self.replicas[0].http
+    }
+
+    /// An authority in this process, on the site's database: for what only a security officer may do.
+    pub async fn authority(&self) -> Arc<Authority> {
+        let url = SecretString::from(self.database.url().to_owned());
+        let parts = Parts {
+            store: Store::connect(&url, 2, Duration::from_secs(10)).await.unwrap(),
+            signer: Arc::clone(&self.signer),
+            policies: Policies::builtin().unwrap(),
+            settings: Settings::default(),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy::new()),
+        };
+        Authority::open(parts).await.unwrap()
     }
 
     /// The API of every replica.
