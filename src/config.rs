@@ -37,6 +37,8 @@ pub struct Raw {
     pub default_plan: Option<String>,
     /// HTTP.
     pub http: RawHttp,
+    /// Callers.
+    pub access: RawAccess,
     /// Postgres.
     pub database: RawDatabase,
     /// nats-servers.
@@ -70,6 +72,14 @@ pub struct RawHttp {
     pub tls_certificate: Option<PathBuf>,
     /// Private key, PEM.
     pub tls_key: Option<PathBuf>,
+}
+
+/// Callers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAccess {
+    /// The token that `init` made opens the API; true when absent.
+    pub break_glass: Option<bool>,
 }
 
 /// Postgres.
@@ -177,6 +187,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// How many connections there may be.
     pub connections: usize,
+    /// The token that `init` made opens the API.
+    pub break_glass: bool,
     /// Postgres.
     pub database_url: SecretString,
     /// Most connections to Postgres.
@@ -268,6 +280,7 @@ impl Raw {
             tls,
             limits: limits(&self.limits)?,
             connections,
+            break_glass: self.access.break_glass.unwrap_or(true),
             database_url: SecretString::from(read_secret(&url_file)?),
             max_connections: self.database.max_connections.unwrap_or(16).max(2),
             nats_urls: self.nats.urls,

@@ -71,7 +71,7 @@ impl Service {
         let url = format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" });
         let server = axum_server::Handle::new();
         let state = api::ApiState::new(Arc::clone(&authority)).asking(Arc::clone(&resolver) as _);
-        let state = state.limited(config.limits);
+        let state = state.limited(config.limits).break_glass(config.break_glass);
         let listener = listener.into_std().map_err(|error| Error::internal("listener").with_source(error))?;
         let setup = api::server::Setup {
             tls: config.tls.clone(),
@@ -98,7 +98,7 @@ impl Service {
         Ok(Self { url, authority, resolver, policies: config.policies.clone(), stop, tasks: tracker, server })
     }
 
-    /// Reads plans and roles again. When they cannot be taken the old ones stay in force, and it is said
+    /// Reads plans, roles and the access policy again. When they cannot be taken the old ones stay in force, and it is said
     /// why in the log, a metric and `GET /api/v1/policies`.
     pub async fn reload(&self) {
         let Some(dir) = &self.policies else {

@@ -1,26 +1,28 @@
 //! Who asks: the bearer token of a request, looked up by its hash. Every route below `/api/v1` lies
-//! behind [`authenticate`]; which callers may do what is decided here and nowhere else.
+//! behind [`authenticate`]; which callers may do what is decided in `door`, behind it.
 
 use std::{
+    net::SocketAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{ConnectInfo, FromRequestParts, Request, State},
     http::{HeaderMap, header, request::Parts},
     middleware::Next,
     response::Response,
 };
 use lru::LruCache;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{ApiState, problem::Refusal, request::RequestId};
 use crate::{
     authority::{Actor, Authority, bundle::token_hash},
-    error::{Error, Kind, Result},
-    model::CallerRole,
+    error::{Error, Result},
+    policy::access::Standing,
     store::tokens::Bearer,
 };
 
@@ -42,6 +44,8 @@ const INVALID: &str = r#"Bearer realm="nats-authority", error="invalid_token""#;
 pub struct Caller {
     /// What the audit log says of it.
     pub actor: Actor,
+    /// What it is, and where.
+    pub standing: Arc<Standing>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -61,7 +65,7 @@ impl Caller {
     }
 }
 
-/// Lets only authenticated callers pass that may do what they ask for.
+/// Lets only authenticated callers pass.
 pub(super) async fn authenticate(
     State(state): State<ApiState>,
     request_id: RequestId,
@@ -69,18 +73,23 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Result<Response, Refusal> {
     let token = bearer_token(request.headers())?;
-    let bearer = state.callers.bearer(&state.authority, token).await?.ok_or_else(|| {
+    let now = state.authority.now();
+    let bearer = state.callers.bearer(&state.authority, token).await?;
+    let bearer = bearer
+        .filter(|bearer| bearer.expires_at.is_none_or(|end| end > now))
+        .filter(|bearer| state.break_glass || !bearer.break_glass);
+    let bearer = bearer.ok_or_else(|| {
         Refusal::unauthenticated(INVALID, "the token is unknown, revoked or expired; get a valid one")
     })?;
-    if bearer.role != CallerRole::SovereignAdmin {
-        let detail = format!("the role '{}' may not do this", bearer.role);
-        return Err(Error::new(Kind::Forbidden, "forbidden", detail).into());
-    }
+    let mut standing = Standing::default();
+    standing.add(bearer.role, bearer.organizations.iter().cloned());
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.ip().to_string());
     let actor = Actor {
         request_id: Some(request_id.to_string()),
-        ..Actor::caller(format!("token:{}", bearer.name), [bearer.role])
+        address,
+        ..Actor::caller(format!("token:{}", bearer.name), standing.roles())
     };
-    request.extensions_mut().insert(Caller { actor });
+    request.extensions_mut().insert(Caller { actor, standing: Arc::new(standing) });
     Ok(next.run(request).await)
 }
 
@@ -130,6 +139,15 @@ impl Callers {
             None => drop(self.lock().pop(&hash)),
         }
         Ok(bearer)
+    }
+
+    /// Believes this token no longer; other processes do for [`BELIEVED`].
+    pub(super) fn forget(&self, id: Uuid) {
+        let mut found = self.lock();
+        let hashes: Vec<_> = found.iter().filter(|(_, (bearer, _))| bearer.id == id).map(|(hash, _)| *hash).collect();
+        for hash in hashes {
+            found.pop(&hash);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Found> {

@@ -152,6 +152,18 @@ impl<S: Send + Sync> FromRequestParts<S> for RotationPath {
     }
 }
 
+/// `{id}` of a token.
+pub struct TokenPath(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for TokenPath {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let text = named(parts, state, "id").await?;
+        Ok(Self(Uuid::try_parse(&text).map_err(|_| Error::not_found("no-token", "there is no such token"))?))
+    }
+}
+
 /// The account key of the URL resolver, as it stands in the path.
 pub struct AccountPath(pub String);
 
@@ -235,7 +247,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// What is no JSON is malformed (400); JSON that is not what was asked for is refused (422).
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let place = error.valid_up_to();
         Refusal::http(

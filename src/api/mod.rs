@@ -4,7 +4,8 @@
 //! | module | what lives there |
 //! |---|---|
 //! | `request` | what surrounds every request: id, span, figures, time limit |
-//! | `caller` | who asks, and whether it may |
+//! | `caller` | who asks |
+//! | `door` | whether it may, on what |
 //! | `limits` | how much one caller, one organization and all together may take |
 //! | `server` | the listener: TLS, bounds on connections |
 //! | `idempotency` | requests that may be sent again |
@@ -19,6 +20,7 @@ pub mod audit;
 mod caller;
 pub mod consumers;
 pub mod credentials;
+mod door;
 pub mod environments;
 mod expiry;
 mod extract;
@@ -40,6 +42,7 @@ pub mod resolver;
 pub mod revocations;
 pub mod server;
 pub mod streams;
+pub mod tokens;
 mod url_resolver;
 
 use std::sync::Arc;
@@ -70,19 +73,26 @@ pub struct ApiState {
     callers: Arc<caller::Callers>,
     limits: Arc<limits::Limits>,
     resolver: Option<Arc<dyn Resolver>>,
+    break_glass: bool,
 }
 
 impl ApiState {
     /// The state of an API over this authority.
     pub fn new(authority: Arc<Authority>) -> Self {
         let limits = Arc::new(limits::Limits::new(LimitSettings::default()));
-        Self { authority, callers: Arc::default(), limits, resolver: None }
+        Self { authority, callers: Arc::default(), limits, resolver: None, break_glass: true }
     }
 
     /// The same, with other limits.
     #[must_use]
     pub fn limited(self, settings: LimitSettings) -> Self {
         Self { limits: Arc::new(limits::Limits::new(settings)), ..self }
+    }
+
+    /// The same; the token of the bundle opens it only if `open`.
+    #[must_use]
+    pub fn break_glass(self, open: bool) -> Self {
+        Self { break_glass: open, ..self }
     }
 
     /// The same, with servers that can be asked what a change would do to them.
@@ -103,8 +113,9 @@ pub fn router(state: ApiState) -> Router {
     let (resources, _) = resources().split_for_parts();
     let resources = resources
         .fallback(request::no_route)
-        .method_not_allowed_fallback(request::no_method)
+        .method_not_allowed_fallback(|| std::future::ready(request::no_method()))
         .layer(from_fn_with_state(state.clone(), idempotency::once))
+        .layer(from_fn_with_state(state.clone(), door::enter))
         .layer(from_fn_with_state(state.clone(), limits::ration))
         .layer(from_fn_with_state(state.clone(), caller::authenticate))
         .layer(from_fn_with_state(state.clone(), limits::admit))
@@ -118,7 +129,7 @@ pub fn router(state: ApiState) -> Router {
         .merge(docs)
         .route("/openapi.json", get(move || std::future::ready(json(document.clone()))))
         .fallback(request::no_route)
-        .method_not_allowed_fallback(request::no_method)
+        .method_not_allowed_fallback(|| std::future::ready(request::no_method()))
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(from_fn_with_state(state.clone(), request::surround))
         .with_state(state)
@@ -154,6 +165,7 @@ fn resources() -> OpenApiRouter<ApiState> {
         .merge(policy_diff::routes())
         .merge(resolver::routes())
         .merge(audit::routes())
+        .merge(tokens::routes())
 }
 
 fn public() -> OpenApiRouter<ApiState> {

@@ -37,6 +37,7 @@ const BEARER: &str = "bearer";
         (name = "operator", description = "What servers have to trust"),
         (name = "policies", description = "Plans, roles, and what they allow"),
         (name = "resolver", description = "What the servers have"),
+        (name = "tokens", description = "Callers of this API: tokens with a role, in organizations or the whole deployment"),
         (name = "audit", description = "Who did what"),
         (name = "url-resolver", description = "JWTs for servers that ask by URL; no token"),
         (name = "probes", description = "For orchestrators; no token"),

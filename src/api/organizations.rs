@@ -15,6 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiState,
     asked::{Asked, DryRunParam, IfMatchHeader, Tried, etag_of},
+    door::Seen,
     extract::{Body, OptionalBody, OrgPath, Query},
     page::{Limit, List, page},
     prefer::{Prefer, PreferHeader},
@@ -81,20 +82,21 @@ struct ListOrganizations {
     cursor: Option<String>,
 }
 
-/// Lists organizations by slug.
+/// Lists the organizations that the caller may see, by slug.
 #[utoipa::path(
     get, path = "/orgs", tag = "organizations", params(ListOrganizations),
     responses((status = 200, description = "A page", body = List<OrganizationView>)),
 )]
 async fn list_organizations(
     State(authority): State<Arc<Authority>>,
+    Seen(only): Seen,
     Query(query): Query<ListOrganizations>,
 ) -> Result<Json<List<OrganizationView>>, Refusal> {
     let page = page(query.limit, query.cursor.as_deref(), |key| {
         let (slug, account) = key.split_once('/')?;
         Some((slug.parse::<OrgSlug>().ok()?.to_string(), account.parse::<PublicKey<Account>>().ok()?.to_string()))
     })?;
-    let (items, more) = authority.organizations(query.state, query.plan.as_deref(), &page).await?;
+    let (items, more) = authority.organizations(query.state, query.plan.as_deref(), only.as_deref(), &page).await?;
     Ok(Json(List::page(items, more, |last| format!("{}/{}", last.slug, last.account_id))))
 }
 

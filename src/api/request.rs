@@ -116,7 +116,7 @@ pub(super) async fn no_route() -> Refusal {
 }
 
 /// The answer to a method that a route does not have; the header `Allow` names those that it has.
-pub(super) async fn no_method() -> Refusal {
+pub(super) fn no_method() -> Refusal {
     Refusal::http(
         axum::http::StatusCode::METHOD_NOT_ALLOWED,
         "method-not-allowed",

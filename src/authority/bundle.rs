@@ -283,6 +283,9 @@ impl Bundle {
             name: "admin".to_owned(),
             sha256,
             role: CallerRole::SovereignAdmin,
+            organizations: Vec::new(),
+            expires_at: None,
+            created_by: None,
         };
         tokens::insert(&mut tx, &token, now).await?;
         tx.commit().await?;

@@ -228,7 +228,7 @@ impl Authority {
             UserKey::Renewed(key, after) => (key, None, now.max(after + 1)),
             UserKey::Again(key, at) => (key, None, at),
         };
-        self.require_allowed(context, &request.role, &request.options)?;
+        self.require_allowed(actor, context, &request.role, &request.options)?;
         // A user under a scoped key may carry nothing of its own, so a restricted one carries everything.
         let (issuer, mut claims) = if request.options.restricts() {
             let limits = options::limits(&request.role.limits, &request.options);

@@ -127,7 +127,7 @@ impl Authority {
         id: Uuid,
     ) -> Result<Organization> {
         let (org, mut rotation) = self.lock_rotation(work, id).await?;
-        require_second_person(&rotation.requested_by, actor)?;
+        require_second_person(work.rows(), &rotation.requested_by, actor).await?;
         require_state(&rotation, &[RotationState::Proposed], "approved")?;
         require_sense(&rotation)?;
         let scope = match (rotation.environment, rotation.role.clone()) {
@@ -197,7 +197,7 @@ impl Authority {
     ) -> Result<Organization> {
         check_reason(reason)?;
         let (org, mut rotation) = self.lock_rotation(work, id).await?;
-        require_second_person(&rotation.requested_by, actor)?;
+        require_second_person(work.rows(), &rotation.requested_by, actor).await?;
         require_state(&rotation, &[RotationState::Pending, RotationState::Retiring], "hastened")?;
         require_sense(&rotation)?;
         let closed = if rotation.state == RotationState::Retiring {

@@ -106,7 +106,11 @@ impl Authority {
             }
             (None, Some(id)) => {
                 let row = self.store.credential(id).await?.ok_or_else(no_credential)?;
-                if row.org != environment.org || row.env_type != environment.env_type {
+                // Who may ask about one organization must not learn which credentials others have.
+                if row.org != environment.org {
+                    return Err(no_credential());
+                }
+                if row.env_type != environment.env_type {
                     return Err(Error::field(
                         "wrong-environment",
                         "/credential",

@@ -12,6 +12,7 @@ pub mod compose;
 mod consumers;
 pub mod convergence;
 mod deletion;
+mod denials;
 pub mod effect;
 mod environments;
 mod expiry;
@@ -45,6 +46,7 @@ mod rotation;
 pub mod server_config;
 mod standing;
 mod streams;
+mod tokens;
 mod wait;
 mod whole;
 mod work;
@@ -90,12 +92,25 @@ pub struct Actor {
     pub address: Option<String>,
     /// What the caller is; a task is nothing.
     pub roles: Vec<CallerRole>,
+    /// What let it ask: the operation and the policies that permit it.
+    pub access: Option<Permitted>,
+    /// It may not issue what reaches beyond one environment.
+    pub confined: bool,
     /// The request that it asks with.
     pub request_id: Option<String>,
     /// The generation of the account at which it wants the change; at another one it is refused.
     pub if_generation: Option<i64>,
     /// The idempotency key that it asks under.
     pub operation: Option<Operation>,
+}
+
+/// What let a caller ask, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Permitted {
+    /// The operation, as the API's document names it.
+    pub operation: String,
+    /// The policies that permit it.
+    pub policies: Vec<String>,
 }
 
 impl Actor {
@@ -173,6 +188,7 @@ pub struct Authority {
     standing: ArcSwap<Standing>,
     issuance: issuance::Issuance,
     renewals: renewal::Renewals,
+    denials: denials::Denials,
     /// Wakes the push task.
     pub push_wanted: Arc<Notify>,
     /// Wakes the expire task.
@@ -233,6 +249,7 @@ impl Authority {
         let authority = Arc::new(Self {
             issuance: issuance::Issuance::start(&parts.store),
             renewals: renewal::Renewals::start(&parts.store),
+            denials: denials::Denials::default(),
             store: parts.store,
             signer: parts.signer,
             policies: ArcSwap::from_pointee(parts.policies),
@@ -349,8 +366,11 @@ impl Authority {
         action: &'static str,
         org: Option<&crate::model::OrgSlug>,
         target: impl ToString,
-        detail: serde_json::Value,
+        mut detail: serde_json::Value,
     ) -> audit::Event {
+        if let (Some(access), Some(fields)) = (&actor.access, detail.as_object_mut()) {
+            fields.insert("access".to_owned(), serde_json::json!(access));
+        }
         audit::Event {
             id: self.id(),
             at: self.now(),

@@ -63,7 +63,7 @@ impl Authority {
         let mut change = Applying::begin(&self.store, actor).await?;
         let rows = change.work().rows();
         let mut rotation = self.lock_operator_rotation(rows, id, &[RotationState::Proposed], "approved").await?;
-        require_second_person(&rotation.requested_by, actor)?;
+        require_second_person(rows, &rotation.requested_by, actor).await?;
         let key = self.signer.generate::<Operator>()?;
         keys::insert_operator(rows, &key, KeyState::Pending, self.now()).await?;
         rotation.state = RotationState::Pending;

@@ -1,9 +1,9 @@
 //! What a caller may ask for beyond the role, and what organization and plan let it have. How a
 //! credential is made and signed stands in `issue`.
 
-use super::{Authority, mint::limits as limits_of};
+use super::{Actor, Authority, mint::limits as limits_of};
 use crate::{
-    error::{Error, FieldError, Result},
+    error::{Error, FieldError, Kind, Result},
     jwt::limits::{TimeRange, UserLimits},
     model::{Reach, TimeWindow, credential::Options},
     policy::Role,
@@ -18,9 +18,22 @@ const MAX_TIMES: usize = 16;
 
 impl Authority {
     /// Refuses what the organization or its plan forbid. What was issued before stays as it is.
-    pub(super) fn require_allowed(&self, context: &IssuingContext, role: &Role, options: &Options) -> Result<()> {
+    pub(super) fn require_allowed(
+        &self,
+        actor: &Actor,
+        context: &IssuingContext,
+        role: &Role,
+        options: &Options,
+    ) -> Result<()> {
         let policies = self.policies();
         if role.reach == Reach::Organization {
+            if actor.confined {
+                let detail = format!(
+                    "the role '{}' reaches the whole organization; you may issue what stays in one environment",
+                    role.name
+                );
+                return Err(Error::new(Kind::Forbidden, "organization-reach-not-granted", detail));
+            }
             let by = if !context.allow_organization_reach {
                 Some("the organization does not allow such credentials (allowOrganizationReach)".to_owned())
             } else if !policies.plan(&context.plan)?.organization_reach {

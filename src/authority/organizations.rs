@@ -180,14 +180,15 @@ impl Authority {
         self.view(&org).await
     }
 
-    /// Lists organizations by slug and account; a page continues behind such a pair.
+    /// Lists organizations by slug and account, all or those that are named in `only`; a page continues behind such a pair.
     pub async fn organizations(
         &self,
         state: Option<OrgState>,
         plan: Option<&str>,
+        only: Option<&[String]>,
         page: &Page<(String, String)>,
     ) -> Result<(Vec<OrganizationView>, bool)> {
-        let (orgs, more) = self.store.organizations(state, plan, page).await?;
+        let (orgs, more) = self.store.organizations(state, plan, only, page).await?;
         Ok((self.views(&orgs).await?, more))
     }
 

@@ -86,6 +86,11 @@ impl Authority {
         if self.store.put_in_force(&policies.fingerprint, &event).await? {
             tracing::info!(fingerprint = event.target, "other plans and roles are in force");
         }
+        let (access, builtin) = (policies.access.fingerprint(), policies.access.is_builtin());
+        let detail = json!({"builtin": builtin, "policies": policies.access.ids()});
+        let target = data_encoding::HEXLOWER.encode(&access);
+        let event = self.event(&Actor::task("policies"), "access.load", None, target, detail);
+        self.store.put_access_in_force(&access, !builtin, &event).await?;
         self.policies_wanted.notify_one();
         Ok(())
     }

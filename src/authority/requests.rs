@@ -325,3 +325,22 @@ pub struct Verdict {
     /// By which rule.
     pub rule: String,
 }
+
+/// A token to make.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewApiToken {
+    /// Its bearer is `token:` and this name in the audit log.
+    #[schema(example = "ci")]
+    pub name: String,
+    /// What its bearer is.
+    #[schema(example = "org-developer")]
+    pub role: String,
+    /// Where, by slug; only for roles that hold in organizations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub organizations: Vec<String>,
+    /// How long it lives, `1m` to `365d`; `90d` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "90d")]
+    pub ttl: Option<String>,
+}

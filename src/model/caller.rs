@@ -28,6 +28,11 @@ impl CallerRole {
     pub const ALL: [Self; 5] =
         [Self::SovereignAdmin, Self::SecurityOfficer, Self::OrgAdmin, Self::OrgDeveloper, Self::OrgViewer];
 
+    /// It holds in organizations that are named, not in the whole deployment.
+    pub fn holds_in_organizations(self) -> bool {
+        matches!(self, Self::OrgAdmin | Self::OrgDeveloper | Self::OrgViewer)
+    }
+
     /// The name, as tokens and policies have it.
     pub fn as_str(self) -> &'static str {
         match self {

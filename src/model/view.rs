@@ -355,6 +355,33 @@ pub struct PermissionView {
     pub deny: Vec<String>,
 }
 
+/// A token of the API, never its text.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenView {
+    /// Identifier.
+    pub id: Uuid,
+    /// Its bearer is `token:` and this name.
+    #[schema(example = "ci")]
+    pub name: String,
+    /// What its bearer is.
+    pub role: super::CallerRole,
+    /// Where, by slug; empty for roles of the whole deployment.
+    pub organizations: Vec<String>,
+    /// It is the token that `init` made, which configuration can switch off.
+    pub break_glass: bool,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// Who made it; null for the token of `init`.
+    pub created_by: Option<String>,
+    /// When it ends; null for the token of `init`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// When it was used last; up to a minute late.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
 /// An audit event.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

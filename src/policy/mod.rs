@@ -1,4 +1,4 @@
-//! Plans and roles: files into limits and permissions.
+//! Plans and roles: files into limits and permissions; who may do what over the API (`access`).
 //!
 //! Here lives what the files mean and what they may say, and how permissions decide. Not here: which
 //! organization has which plan, who may issue which role, and anything that reads the database.
@@ -15,6 +15,7 @@ use crate::{
     model::view::PermissionsView,
 };
 
+pub mod access;
 pub mod custom;
 pub mod explain;
 pub mod limits_override;
@@ -23,6 +24,7 @@ pub mod role;
 mod source;
 pub mod territory;
 
+pub use access::Access;
 pub use custom::CUSTOM;
 pub use explain::{Direction, Verdict, explain};
 pub use limits_override::{LimitsOverride, TierOverride};
@@ -43,6 +45,8 @@ pub struct Policies {
     pub roles: BTreeMap<String, Role>,
     /// SHA-256 over names and texts of the files: whoever has the same has the same plans and roles.
     pub fingerprint: [u8; 32],
+    /// Who may do what over the API.
+    pub access: Access,
 }
 
 macro_rules! builtin {
@@ -62,10 +66,17 @@ impl Policies {
     }
 
     /// Reads `dir/plans/*.toml` and `dir/roles/*.toml`. They replace the built-in ones: what is in force
-    /// is what is in the folder.
+    /// is what is in the folder. `dir/api.cedar` replaces the built-in one where it is there.
     pub fn load(dir: &Path) -> Result<Self> {
         let (plans, roles) = Self::texts(dir)?;
-        Self::parse(&dir.display().to_string(), plans, roles)
+        let mut policies = Self::parse(&dir.display().to_string(), plans, roles)?;
+        let file = dir.join("api.cedar");
+        match fs::read_to_string(&file) {
+            Ok(text) => policies.access = Access::parse(&file.display().to_string(), &text)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::invalid("invalid-policy", format!("{}: {error}", file.display()))),
+        }
+        Ok(policies)
     }
 
     /// The texts of `dir/plans/*.toml` and `dir/roles/*.toml` by name, not looked into.
@@ -105,7 +116,8 @@ impl Policies {
         plans: impl IntoIterator<Item = (String, String)>,
         roles: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
-        let mut policies = Self { plans: BTreeMap::new(), roles: BTreeMap::new(), fingerprint: [0; 32] };
+        let access = Access::parse("api.cedar", access::BUILTIN)?;
+        let mut policies = Self { plans: BTreeMap::new(), roles: BTreeMap::new(), fingerprint: [0; 32], access };
         let mut hash = Sha256::new();
         let mut add = |kind: &str, stem: &str, text: &str| {
             for part in [kind, stem, text] {

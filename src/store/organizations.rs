@@ -168,11 +168,13 @@ impl Store {
         row.as_ref().map(from_row).transpose()
     }
 
-    /// Lists organizations by slug; deleted ones only where `state` asks for them.
+    /// Lists organizations by slug; deleted ones only where `state` asks for them. With `only`, those of
+    /// these slugs, and no deleted ones: a slug may have been another's before.
     pub async fn organizations(
         &self,
         state: Option<OrgState>,
         plan: Option<&str>,
+        only: Option<&[String]>,
         page: &Page<(String, String)>,
     ) -> Result<(Vec<Organization>, bool)> {
         let (slug, account) = page.after.clone().unzip();
@@ -181,6 +183,7 @@ impl Store {
              FROM organizations
              WHERE (state = $1 OR ($1 IS NULL AND state <> 'deleted')) AND ($2::text IS NULL OR plan = $2)
                AND ($3::text IS NULL OR (slug, account_key) > ($3, $4))
+               AND ($6::text[] IS NULL OR (slug = ANY($6) AND state <> 'deleted'))
              ORDER BY slug, account_key LIMIT $5",
         )
         .bind(state.map(OrgState::as_str))
@@ -188,6 +191,7 @@ impl Store {
         .bind(slug)
         .bind(account)
         .bind(page.limit + 1)
+        .bind(only)
         .fetch_all(self.pool())
         .await?;
         let (rows, more) = cut(rows, page.limit);

@@ -63,6 +63,28 @@ impl Store {
         Ok(true)
     }
 
+    /// Notes which access policy was loaded last; the event is recorded if that is another one than before.
+    /// `first` says whether the first one of a ledger is an event too.
+    pub async fn put_access_in_force(
+        &self,
+        fingerprint: &Fingerprint,
+        first: bool,
+        event: &super::audit::Event,
+    ) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let earlier: Option<Option<Vec<u8>>> =
+            sqlx::query_scalar("SELECT access FROM policies_in_force FOR UPDATE").fetch_optional(&mut *tx).await?;
+        let earlier = earlier.flatten();
+        if earlier.as_deref() == Some(&fingerprint[..]) {
+            return Ok(());
+        }
+        sqlx::query("UPDATE policies_in_force SET access = $1").bind(&fingerprint[..]).execute(&mut *tx).await?;
+        if earlier.is_some() || first {
+            super::audit::record(&mut tx, event).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
     /// These are the plans and roles that were loaded last by any replica.
     pub async fn are_in_force(&self, fingerprint: &Fingerprint) -> Result<bool> {
         let found: Option<bool> = sqlx::query_scalar("SELECT fingerprint = $1 FROM policies_in_force")

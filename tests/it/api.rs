@@ -1,6 +1,7 @@
 //! The REST API over a real Postgres, without nats-servers: how the servers stand is a fact that the
 //! tests state.
 
+mod callers;
 mod consumers;
 mod document;
 mod idempotency;

@@ -174,7 +174,7 @@ async fn refused_requests_name_the_field_and_change_nothing() {
         let error = l.authority.onboard(&l.actor, request).await.unwrap_err();
         assert_eq!((error.kind(), error.fields()[0].pointer.as_str()), (Kind::Invalid, pointer), "{error}");
     }
-    let (orgs, _) = l.authority.organizations(None, None, &Page { limit: 10, after: None }).await.unwrap();
+    let (orgs, _) = l.authority.organizations(None, None, None, &Page { limit: 10, after: None }).await.unwrap();
     assert!(orgs.is_empty());
 }
 

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, fs};
 
 use nats_authority::{
     authority::requests::{NewCredential, NewOrganization},
-    policy::Policies,
+    model::CallerRole,
+    policy::{
+        Policies,
+        access::{Resource, Standing},
+    },
     store::{audit, page::Page},
 };
 use serde_json::json;
@@ -30,7 +34,7 @@ pub fn edit(dir: &TempDir, file: &str, from: &str, to: &str) {
 /// Generations by slug.
 pub async fn generations(l: &Ledger) -> BTreeMap<String, i64> {
     let page = Page { limit: 1000, after: None };
-    let (orgs, _) = l.authority.organizations(None, None, &page).await.unwrap();
+    let (orgs, _) = l.authority.organizations(None, None, None, &page).await.unwrap();
     orgs.into_iter().map(|org| (org.slug, org.resolver.generation)).collect()
 }
 
@@ -102,6 +106,42 @@ async fn files_that_cannot_be_taken_leave_the_old_ones_in_force() {
     assert_eq!(l.authority.apply_policies().await.unwrap(), 0);
     l.authority.reload(Policies::builtin()).await.unwrap();
     assert_eq!(l.authority.loaded().refused, None);
+}
+
+#[tokio::test]
+async fn the_access_policy_is_replaced_and_a_bad_one_keeps_the_old() {
+    let l = onboarded().await;
+    let dir = policies();
+    let mut admin = Standing::default();
+    admin.add(CallerRole::SovereignAdmin, []);
+    let may_list = || {
+        let access = &l.authority.policies().access;
+        access.decide("anna", &admin, "list_plans", &Resource::Deployment).unwrap().allowed
+    };
+    assert!(may_list());
+    let file = dir.path().join("api.cedar");
+    let replaced = "@id(\"officers\") permit (principal in Role::\"security-officer\", action, resource);";
+    fs::write(&file, replaced).unwrap();
+    l.authority.reload(Policies::load(dir.path())).await.unwrap();
+    assert!(!may_list(), "what is in force is what is in the file");
+    let filter = audit::Filter { action: Some("access.load".to_owned()), ..audit::Filter::default() };
+    let page = Page { limit: 10, after: None };
+    let (events, _) = l.authority.store().audit_events(&filter, &page).await.unwrap();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].detail, json!({"builtin": false, "policies": ["officers"]}));
+    assert_eq!(l.authority.apply_policies().await.unwrap(), 0, "no account follows from it");
+
+    fs::write(&file, "@id(\"all\") permit (principal, action == Action::\"fly\", resource);").unwrap();
+    let error = l.authority.reload(Policies::load(dir.path())).await.unwrap_err();
+    assert_eq!(error.code(), "invalid-policy");
+    assert!(error.to_string().contains("api.cedar"), "{error}");
+    assert_eq!(l.authority.loaded().refused, Some(error.to_string()));
+    assert!(!may_list());
+    fs::remove_file(&file).unwrap();
+    l.authority.reload(Policies::load(dir.path())).await.unwrap();
+    assert!(may_list(), "the built-in one");
+    let (events, _) = l.authority.store().audit_events(&filter, &page).await.unwrap();
+    assert_eq!(events.len(), 2);
 }
 
 #[tokio::test]

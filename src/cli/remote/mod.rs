@@ -20,6 +20,7 @@ mod resolver;
 mod revoke;
 mod secret_file;
 mod stream;
+mod token;
 
 use std::path::PathBuf;
 
@@ -100,6 +101,9 @@ pub enum RemoteCommand {
     /// The audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Tokens of callers of the API.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Ask whether a role or a credential may publish or subscribe, and by which rule; exit code 1 if not.
     CanI(policy::CanIArgs),
     /// Services that commands talk to, by name.
@@ -167,6 +171,7 @@ async fn dispatch(command: RemoteCommand, options: &GlobalOptions) -> Outcome<u8
         RemoteCommand::Resolver(command) => resolver::run(command, &client).await?,
         RemoteCommand::Plan(command) => return policy::plan(command, &client).await,
         RemoteCommand::Role(command) => policy::role(command, &client).await?,
+        RemoteCommand::Token(command) => token::run(command, &client).await?,
         RemoteCommand::Audit(command) => return audit::run(command, &client).await,
         RemoteCommand::CanI(question) => return policy::can_i(question, &client).await,
         RemoteCommand::Context(_) => {}

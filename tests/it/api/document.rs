@@ -93,6 +93,8 @@ async fn the_document_is_whole() {
         "/api/v1/resolver/reconcile",
         "/api/v1/resolver/servers/{name}",
         "/api/v1/roles",
+        "/api/v1/tokens",
+        "/api/v1/tokens/{id}",
         "/healthz",
         "/jwt/v1/accounts/",
         "/jwt/v1/accounts/{accountId}",

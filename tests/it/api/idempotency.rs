@@ -83,6 +83,9 @@ async fn two_callers_share_no_key() {
         name: "other".to_owned(),
         sha256: nats_authority::authority::bundle::token_hash(&token),
         role: CallerRole::SovereignAdmin,
+        organizations: Vec::new(),
+        expires_at: Some(authority.now() + chrono::TimeDelta::days(1)),
+        created_by: None,
     };
     let mut tx = authority.store().begin().await.unwrap();
     tokens::insert(&mut tx, &new, authority.now()).await.unwrap();
