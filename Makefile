@@ -28,7 +28,7 @@ test: setup build ## all tests, with real servers
 
 chaos: setup ## faults at full size, and many schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
 	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it -- simulation:: --nocapture
-	CHAOS_FULL=1 $(CARGO) test --locked --test it -- chaos:: reconcile:: --nocapture --test-threads=1
+	CHAOS_FULL=1 $(CARGO) test --locked --test it -- chaos:: months:: reconcile:: --nocapture --test-threads=1
 
 bench: setup ## the figures, measured beside their limits
 	$(CARGO) bench --locked --bench figures

@@ -20,6 +20,7 @@ mod ledger;
 mod live;
 mod load;
 mod metrics;
+mod months;
 mod operator_rotation;
 mod operator_rotation_live;
 mod overload;
