@@ -107,9 +107,12 @@ impl Store {
         })
     }
 
-    /// The database answers.
+    /// The database answers, on a connection such as requests get; while these are all at work, on one of its own.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(&self.probe).await?;
+        match self.pool.try_acquire() {
+            Some(mut connection) => sqlx::query("SELECT 1").execute(&mut *connection).await?,
+            None => sqlx::query("SELECT 1").execute(&self.probe).await?,
+        };
         Ok(())
     }
 

@@ -64,8 +64,8 @@ async fn other_token(deployment: &Deployment) -> String {
     let token = bundle::new_token(&SystemEntropy::new());
     let mut database = PgConnection::connect(deployment.text("/databaseUrl")).await.unwrap();
     sqlx::query(
-        "INSERT INTO api_tokens (id, name, token_sha256, role, created_at)
-         VALUES (gen_random_uuid(), 'slow', $1, 'sovereign-admin', now())",
+        "INSERT INTO api_tokens (id, name, token_sha256, role, created_at, expires_at)
+         VALUES (gen_random_uuid(), 'slow', $1, 'sovereign-admin', now(), now() + interval '1 hour')",
     )
     .bind(bundle::token_hash(&token).to_vec())
     .execute(&mut database)

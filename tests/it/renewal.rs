@@ -238,11 +238,12 @@ async fn who_is_not_to_get_in_is_refused() {
     assert_eq!(refusal(&gone).await, "organization-suspended");
     stack.authority.resume(&stack.actor, &"acme".parse().unwrap(), Reason::default()).await.unwrap();
     stack.authority.delete_environment(&stack.actor, &"acme".parse().unwrap(), &"dev".parse().unwrap()).await.unwrap();
-    assert_eq!(refusal(&gone).await, "no-environment");
+    // It went with its environment.
+    assert_eq!(refusal(&gone).await, "credential-revoked");
     let other = stack.authority.platform().unwrap();
     assert_eq!(stack.authority.renew(other, user(&gone)).await.unwrap_err().code(), "no-credential");
     stack.authority.delete(&stack.actor, &"acme".parse().unwrap(), false).await.unwrap();
-    assert!(["organization-deleting", "no-environment"].contains(&refusal(&gone).await));
+    assert!(["organization-deleting", "credential-revoked"].contains(&refusal(&gone).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
