@@ -40,6 +40,7 @@ pub mod problem;
 mod request;
 pub mod resolver;
 pub mod revocations;
+mod sealing;
 pub mod server;
 pub mod streams;
 pub mod tokens;
@@ -161,6 +162,7 @@ fn resources() -> OpenApiRouter<ApiState> {
         .merge(keys::routes())
         .merge(operator::routes())
         .merge(operator_keys::routes())
+        .merge(sealing::routes())
         .merge(policies::routes())
         .merge(policy_diff::routes())
         .merge(resolver::routes())

@@ -43,6 +43,7 @@ pub mod requests;
 pub mod restore;
 mod revoke;
 mod rotation;
+pub mod sealing;
 pub mod server_config;
 mod standing;
 mod streams;

@@ -294,6 +294,17 @@ pub struct RotateKeys {
     pub reason: Option<String>,
 }
 
+/// Asks for every signing key to be sealed with the first sealing key.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reseal {
+    /// The sealing key that the caller takes for the first one; refused where the replica that answers has another
+    /// one first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "9f86d081884c7d65")]
+    pub to: Option<String>,
+}
+
 /// Asks whether a role or a credential may do something.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -5,8 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use super::{ConfigArgs, serve};
 use crate::{
+    authority::sealing::sealing_view,
     entropy::SystemEntropy,
     error::{Error, Result},
+    model::sealing::{SealingKeyView, SealingView},
     policy::Policies,
     service::{read_bundle, sealing_keys},
     signer::Signer,
@@ -30,13 +32,21 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<u8> {
     );
     let signer = sealing_keys(&config).map(|keys| Arc::new(Signer::new(keys, Arc::new(SystemEntropy::new()))));
     examination.line("sealing keys", signer.as_ref().map(|_| config.sealing_key_files.len().to_string()).map_err(copy));
-    if let (Some(file), Ok(signer)) = (&config.bundle, &signer) {
-        let bundle = read_bundle(file).and_then(|bundle| bundle.check_keys(signer));
-        examination.line("bundle", bundle.map(|()| "its keys open".to_owned()));
-    }
+    let bundle = config.bundle.as_ref().zip(signer.as_ref().ok()).map(|(file, signer)| {
+        read_bundle(file).and_then(|bundle| bundle.check_keys(signer)).map(|()| "its keys open".to_owned())
+    });
     match Store::connect(&config.database_url, 2, Duration::from_secs(5)).await {
-        Err(error) => examination.line("database", Err(error)),
+        Err(error) => {
+            if let Some(bundle) = bundle {
+                examination.line("bundle", bundle);
+            }
+            examination.line("database", Err(error));
+        }
         Ok(store) => {
+            let adopted = store.operator().await.is_ok_and(|operator| operator.is_some());
+            if let Some(bundle) = bundle {
+                examination.line("bundle", no_longer_needed(bundle, adopted));
+            }
             examination.line("database", Ok(String::new()));
             let operator = match (store.operator().await, &signer) {
                 (Ok(Some(operator)), Ok(signer)) => match store.operator_signing_key().await {
@@ -50,12 +60,45 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<u8> {
                 (Err(error), _) => Err(error),
             };
             examination.line("operator", operator);
+            if let Ok(signer) = &signer {
+                examination.line("sealed rows", sealing_view(&store, signer).await.and_then(|view| sealed(&view)));
+            }
         }
     }
     for url in &config.nats_urls {
         examination.line(&format!("server {url}"), reach(url).await);
     }
     Ok(u8::from(examination.failed))
+}
+
+/// The copies in a bundle stay sealed with the key of their day; once adopted, nobody opens them.
+fn no_longer_needed(bundle: Result<String>, adopted: bool) -> Result<String> {
+    match bundle {
+        Err(error) if adopted && error.code() == "wrong-sealing-key" => {
+            Ok("adopted long ago, sealed with a key that is no longer configured; nothing needs it".to_owned())
+        }
+        bundle => bundle,
+    }
+}
+
+/// What the signing keys in the database are sealed with. Rows under an old key are no failure as long as it opens.
+fn sealed(view: &SealingView) -> Result<String> {
+    let of = |key: &SealingKeyView| format!("{} with {}", key.rows, key.id);
+    let unknown: Vec<_> = view.keys.iter().filter(|key| !key.configured).map(of).collect();
+    if !unknown.is_empty() {
+        let detail = format!(
+            "{} cannot be opened: the sealing key is not configured; add its file to sealing.key_files",
+            unknown.join(", ")
+        );
+        return Err(Error::unavailable("wrong-sealing-key", detail));
+    }
+    let all: Vec<_> = view.keys.iter().map(of).collect();
+    let next = match view.left {
+        0 if view.keys.len() == 1 => String::new(),
+        0 => "; none is left under the other keys, which can be dropped".to_owned(),
+        left => format!("; {left} are not sealed with the first key: `nats-authority operator reseal`"),
+    };
+    Ok(format!("{}{next}", all.join(", ")))
 }
 
 /// The server answers with its greeting. Whether it trusts this operator is seen by `serve`, which

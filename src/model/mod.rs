@@ -11,6 +11,7 @@ pub mod names;
 pub mod operator_rotation;
 pub mod organization;
 pub mod preview;
+pub mod sealing;
 pub mod size;
 pub mod view;
 

@@ -73,6 +73,22 @@ impl Signer {
         Ok(SealedKey { public, sealed })
     }
 
+    /// Seals a key with the first sealing key, whichever it is sealed with; none: it is already. Checks that it is
+    /// what it says.
+    pub fn reseal<R: Role>(&self, key: &SealedKey<R>) -> Result<Option<SealedKey<R>>> {
+        if self.sealing.is_first(&key.sealed) {
+            return Ok(None);
+        }
+        let seed = Seed::<R>::from_bytes(self.sealing.open(&place(&key.public.to_string()), &key.sealed)?);
+        let resealed = self.seal(&seed)?;
+        if resealed.public == key.public { Ok(Some(resealed)) } else { Err(another(key.public)) }
+    }
+
+    /// The public identifiers of the sealing keys, the one that seals first.
+    pub fn sealing_keys(&self) -> Vec<String> {
+        self.sealing.ids()
+    }
+
     /// Checks that a key can be opened and is what it says.
     pub fn check<R: Role>(&self, key: &SealedKey<R>) -> Result<()> {
         self.open(key).map(drop)
@@ -111,11 +127,7 @@ impl Signer {
     fn open<R: Role>(&self, key: &SealedKey<R>) -> Result<KeyPair<R>> {
         let seed = Seed::<R>::from_bytes(self.sealing.open(&place(&key.public.to_string()), &key.sealed)?);
         let pair = seed.key_pair();
-        if pair.public() == key.public {
-            Ok(pair)
-        } else {
-            Err(Error::internal(format!("the sealed seed of {} belongs to another key", key.public)))
-        }
+        if pair.public() == key.public { Ok(pair) } else { Err(another(key.public)) }
     }
 }
 
@@ -154,6 +166,10 @@ fn require_issuer<T>(claims: &Claims<T>, key: impl Into<AnyPublicKey>) -> Result
         return Ok(());
     }
     Err(Error::internal(format!("claims of issuer {} cannot be signed with {key}", claims.issuer)))
+}
+
+fn another<R: Role>(key: PublicKey<R>) -> Error {
+    Error::internal(format!("the sealed seed of {key} belongs to another key"))
 }
 
 fn place(row: &str) -> Place<'_> {

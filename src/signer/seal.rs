@@ -139,7 +139,13 @@ impl SealingKeys {
         Ok(bytes)
     }
 
-    fn ids(&self) -> Vec<String> {
+    /// Whether a value is sealed with the first key.
+    pub fn is_first(&self, sealed: &[u8]) -> bool {
+        sealed.get(..ID) == Some(&self.first.id[..])
+    }
+
+    /// The public identifiers of the keys, the sealing one first.
+    pub fn ids(&self) -> Vec<String> {
         std::iter::once(&self.first).chain(&self.others).map(SealingKey::id).collect()
     }
 }

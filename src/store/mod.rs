@@ -30,6 +30,7 @@ pub mod reconcile;
 mod recorded;
 pub mod renewals;
 pub mod revocations;
+pub mod sealing;
 pub mod servers;
 pub mod tokens;
 

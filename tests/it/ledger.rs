@@ -9,7 +9,7 @@ use nats_authority::{
     },
     clock::ManualClock,
     entropy::{Entropy, SystemEntropy},
-    error::Kind,
+    error::{Kind, Result},
     jwt,
     model::{CallerRole, CredentialState, EnvType, Environment, OrgSlug, OrgState},
     nkey::{KeyPair, User},
@@ -34,14 +34,19 @@ pub struct Ledger {
 impl Ledger {
     /// Another replica on the same database.
     pub async fn reopen(&self) -> Arc<Authority> {
+        self.reopen_with(&self.signer).await.unwrap()
+    }
+
+    /// The same with other sealing keys.
+    pub async fn reopen_with(&self, signer: &Arc<Signer>) -> Result<Arc<Authority>> {
         let store = connect(self.database.url()).await;
-        let authority = open(store, &self.signer, &self.clock).await;
+        let authority = open(store, signer, &self.clock).await?;
         authority.set_standing(standing(3, Some(true)));
-        authority
+        Ok(authority)
     }
 }
 
-async fn open(store: Store, signer: &Arc<Signer>, clock: &Arc<ManualClock>) -> Arc<Authority> {
+async fn open(store: Store, signer: &Arc<Signer>, clock: &Arc<ManualClock>) -> Result<Arc<Authority>> {
     Authority::open(Parts {
         store,
         signer: Arc::clone(signer),
@@ -51,21 +56,25 @@ async fn open(store: Store, signer: &Arc<Signer>, clock: &Arc<ManualClock>) -> A
         entropy: Arc::new(SystemEntropy::new()),
     })
     .await
-    .unwrap()
 }
 
 /// An authority on a database of its own, as if three servers of 10 GiB each were live.
 pub async fn ledger() -> Ledger {
+    ledger_sealed_with(SealingKey::parse(&SealingKey::generate(&SystemEntropy::new())).unwrap()).await
+}
+
+/// The same with this sealing key.
+pub async fn ledger_sealed_with(key: SealingKey) -> Ledger {
     let database = support::migrated_database().await;
     let store = connect(database.url()).await;
     let clock = Arc::new(ManualClock::at(1_800_000_000));
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
-    let sealing = SealingKeys::new(vec![SealingKey::parse(&SealingKey::generate(entropy.as_ref())).unwrap()]).unwrap();
+    let sealing = SealingKeys::new(vec![key]).unwrap();
     let signer = Arc::new(Signer::new(sealing, Arc::clone(&entropy)));
     let new = bundle::create("test", &signer, clock.as_ref(), entropy.as_ref()).unwrap();
     assert!(new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap());
     assert!(!new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap());
-    let authority = open(store, &signer, &clock).await;
+    let authority = open(store, &signer, &clock).await.unwrap();
     authority.set_standing(standing(3, Some(true)));
     let actor = Actor { request_id: Some("r1".to_owned()), ..Actor::caller("test", [CallerRole::SovereignAdmin]) };
     let admin_token = new.admin_token.to_string();

@@ -40,6 +40,7 @@ mod revocation;
 mod roles;
 mod rotation;
 mod rotation_live;
+mod sealing;
 mod secrets;
 mod simulation;
 mod start_up;

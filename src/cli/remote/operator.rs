@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     api::operator::{OperatorView, SystemCredential},
-    authority::requests::NewSystemCredential,
-    cli::output::{OutputFormat, fields, print, time},
-    error::Result,
-    model::ItemName,
+    authority::requests::{NewSystemCredential, Reseal},
+    cli::output::{OutputFormat, fields, note, plain, print, table, time},
+    error::{Error, Result},
+    model::{ItemName, sealing::SealingView},
 };
 
 /// What can be done with the operator.
@@ -59,6 +59,14 @@ pub enum OperatorCommand {
     Jwt(JwtCommand),
     /// Print the part of nats-server.conf that makes servers trust it.
     ServerConfig,
+    /// Show what the signing keys in the database are sealed with.
+    SealingKeys,
+    /// Seal every signing key with the first sealing key; may be repeated at any time.
+    Reseal {
+        /// The sealing key that has to be the first one. [default: the one that is]
+        #[arg(long, value_name = "ID")]
+        to: Option<String>,
+    },
     /// Issue a user of the system account for tools such as `nats server`, for at most an hour.
     SystemCredential {
         /// Name of the credential.
@@ -107,6 +115,11 @@ pub(super) async fn run(command: OperatorCommand, client: &Client) -> Outcome<()
         OperatorCommand::Jwt(command) => operator_key::jwt(command, client).await?,
         // Text is what the API answers here, whatever the format.
         OperatorCommand::ServerConfig => print(client.get(&["operator", "server-config"], &[]).await?.text())?,
+        OperatorCommand::SealingKeys => {
+            let answer = client.get(&["operator", "sealing-keys"], &[]).await?;
+            client.print(&answer, sealing)?;
+        }
+        OperatorCommand::Reseal { to } => reseal(to, client).await?,
         OperatorCommand::SystemCredential { name, ttl, out, force } => {
             name.parse::<ItemName>()?;
             let default = || PathBuf::from(format!("system-{name}.creds"));
@@ -120,6 +133,51 @@ pub(super) async fn run(command: OperatorCommand, client: &Client) -> Outcome<()
         }
     }
     Ok(())
+}
+
+/// Each request does a part; all of them go to the same key, whichever replica answers.
+async fn reseal(to: Option<String>, client: &Client) -> Outcome<()> {
+    let first = |view: &SealingView| view.keys.iter().find(|key| key.first).map(|key| key.id.clone());
+    let to = match to {
+        Some(to) => Some(to),
+        None => first(&client.get(&["operator", "sealing-keys"], &[]).await?.read()?),
+    };
+    let body = Reseal { to };
+    let mut resealed = 0;
+    loop {
+        let answer = client.post(&["operator", "sealing-keys", "reseal"], &body).await?;
+        let view: SealingView = answer.read()?;
+        let now = view.resealed.unwrap_or_default();
+        resealed += now;
+        if view.left > 0 && now > 0 {
+            note(&format!("{resealed} sealed again, {} left", view.left));
+            continue;
+        }
+        client.print(&answer, sealing)?;
+        view.problems.iter().for_each(|problem| note(&plain(problem)));
+        if view.left == 0 {
+            note(&format!("{resealed} sealed again; no row is left under another key"));
+            return Ok(());
+        }
+        let why = format!(
+            "{} rows are still sealed with another key; a replica that has another one first makes new ones, and a key that is not configured opens none",
+            view.left
+        );
+        return Err(Error::conflict("rows-left", why).into());
+    }
+}
+
+fn sealing(view: &SealingView) -> String {
+    let rows = view.keys.iter().map(|key| {
+        let what = match (key.first, key.configured, key.rows) {
+            (true, ..) => "seals",
+            (_, false, _) => "not configured: its rows cannot be opened",
+            (.., 0) => "opens; nothing needs it",
+            _ => "opens",
+        };
+        [key.id.clone(), key.rows.to_string(), what.to_owned()]
+    });
+    table(["SEALING KEY", "ROWS", ""], rows)
 }
 
 fn details(operator: &OperatorView) -> String {

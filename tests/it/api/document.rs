@@ -68,6 +68,8 @@ async fn the_document_is_whole() {
         "/api/v1/operator/rotations/{id}",
         "/api/v1/operator/rotations/{id}/approve",
         "/api/v1/operator/rotations/{id}/cancel",
+        "/api/v1/operator/sealing-keys",
+        "/api/v1/operator/sealing-keys/reseal",
         "/api/v1/operator/server-config",
         "/api/v1/operator/system-credentials",
         "/api/v1/orgs",
