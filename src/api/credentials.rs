@@ -189,6 +189,12 @@ struct ListCredentials {
     /// Only those that end before this time, or within this duration from now: `14d`.
     #[param(example = "14d")]
     expires_before: Option<String>,
+    /// Only those of a key whose first JWT was issued before this time, or longer than this duration ago: a
+    /// renewal does not make it younger.
+    #[param(example = "30d")]
+    first_issued_before: Option<String>,
+    /// Only those that this signing key has issued.
+    signing_key: Option<String>,
     /// How many at most.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<Limit>,
@@ -213,7 +219,14 @@ async fn list_credentials(
     let ahead = |now: DateTime<Utc>, by| now.checked_add_signed(by);
     let expires_before =
         query.expires_before.map(|text| time("expiresBefore", &text, authority.now(), ahead)).transpose()?;
-    let filter = Filter { env_type, role: query.role, state: query.state, expires_before };
+    let ago = |now: DateTime<Utc>, by| now.checked_sub_signed(by);
+    let first_issued_before =
+        query.first_issued_before.map(|text| time("firstIssuedBefore", &text, authority.now(), ago)).transpose()?;
+    let signing_key = query.signing_key.map(|text| text.parse()).transpose().map_err(|_| {
+        Error::field("invalid-public-key", "signingKey", "this is no public key of an account's signing key")
+    })?;
+    let (role, state) = (query.role, query.state);
+    let filter = Filter { env_type, role, state, expires_before, first_issued_before, signing_key };
     let (items, more) = authority.credentials(&org, &filter, &page).await?;
     Ok(Json(List::page(items, more, |last| last.id.to_string())))
 }

@@ -66,7 +66,8 @@ async fn list_endings(
     let ahead = |now: DateTime<Utc>, by| now.checked_add_signed(by);
     let expires_before =
         query.expires_before.map(|text| time("expiresBefore", &text, authority.now(), ahead)).transpose()?;
-    let filter = Filter { env_type, role: query.role, state: query.state, expires_before };
+    let (role, state) = (query.role, query.state);
+    let filter = Filter { env_type, role, state, expires_before, ..Filter::default() };
     let (items, more) = authority.endings(org.as_ref(), &filter, &page).await?;
     Ok(Json(List::page(items, more, |last| format!("{}:{}", last.expires_at.timestamp_micros(), last.id))))
 }

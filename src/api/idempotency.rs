@@ -115,10 +115,12 @@ pub(super) async fn once(State(state): State<ApiState>, request: Request, next: 
     };
     let request = Request::from_parts(parts, Body::from(bytes));
     let authority = Arc::clone(&state.authority);
-    // A caller that goes away must not stop what it asked for halfway: the answer is for its next try.
-    let carried_out = tokio::spawn(next.run(request).in_current_span()).await;
-    match carried_out {
-        Ok(response) => Ok(keep(&authority, operation, response).await),
+    // A caller that goes away must not stop what it asked for halfway: the answer is for its next try, which comes
+    // before the claim has run out.
+    let keeper = Arc::clone(&authority);
+    let carry_out = async move { keep(&keeper, operation, next.run(request).await).await };
+    match tokio::spawn(carry_out.in_current_span()).await {
+        Ok(response) => Ok(response),
         Err(error) => {
             end(&authority, operation).await;
             Err(Error::internal(format!("a handler ended: {error}")).into())

@@ -189,6 +189,7 @@ impl Authority {
             times: request.times,
             bearer: request.bearer,
             permissions,
+            own_key: matches!(key, UserKey::Theirs(_)),
         };
         options::check(&options, &role)?;
         Ok(Parsed { name, role, ttl, key, options })

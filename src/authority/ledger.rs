@@ -167,6 +167,7 @@ impl Authority {
             times: row.options.times.clone(),
             times_location: row.options.times_location.clone(),
             bearer: row.options.bearer,
+            own_key: row.options.own_key,
             issued_at: row.issued_at,
             expires_at: row.expires_at,
             issued_by: row.issued_by.clone(),

@@ -61,6 +61,31 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
+/// Writes a file that only its owner may read, whole or not at all, in the place of whatever is there. What a
+/// process left that was killed meanwhile is taken away by the next one that writes the same file.
+pub(super) fn put_secret(path: &Path, text: &str) -> Result<()> {
+    put(path, text).map_err(|error| io_error("write", path, error))
+}
+
+fn put(path: &Path, text: &str) -> io::Result<()> {
+    let mut draft = std::ffi::OsString::from(".");
+    draft.push(path.file_name().unwrap_or_default());
+    draft.push(".draft");
+    let draft = path.with_file_name(draft);
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    match path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 /// The error for a file that cannot be had.
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 pub(super) fn io_error(doing: &str, path: &Path, error: io::Error) -> Error {

@@ -99,6 +99,25 @@ impl Progress {
         bar.enable_steady_tick(Duration::from_millis(120));
         Self(Some(bar))
     }
+
+    /// Shows how far something of `total` steps is.
+    pub fn steps(words: String, total: u64) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new(total).with_message(words);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} ({eta} left)") {
+            bar.set_style(style);
+        }
+        Self(Some(bar))
+    }
+
+    /// One step more is done.
+    pub fn step(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
 }
 
 impl Drop for Progress {

@@ -100,6 +100,9 @@ pub struct Options {
     /// Permissions of the caller's own, with the role `custom` and only with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permissions: Option<PermissionsView>,
+    /// The caller holds the private key; nobody else can bring a new one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub own_key: bool,
 }
 
 impl Options {

@@ -227,6 +227,9 @@ pub struct CredentialView {
     /// The JWT alone is enough to connect.
     #[serde(default)]
     pub bearer: bool,
+    /// It was issued for a public key: its owner holds the private key, and nobody else can bring a new one.
+    #[serde(default)]
+    pub own_key: bool,
     /// Labels.
     pub tags: Vec<String>,
     /// When it was issued.

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     error::Result,
     model::{Credential, CredentialState, EnvType, OrgSlug},
+    nkey::{Account, PublicKey},
 };
 
 /// Which credentials to list.
@@ -26,6 +27,10 @@ pub struct Filter {
     pub state: Option<CredentialState>,
     /// Ending before.
     pub expires_before: Option<DateTime<Utc>>,
+    /// Of a key whose first JWT was issued before: a renewal does not make it younger.
+    pub first_issued_before: Option<DateTime<Utc>>,
+    /// Issued by this signing key.
+    pub signing_key: Option<PublicKey<Account>>,
 }
 
 /// Where a list in the order of the end goes on: the end and the id of the last one.
@@ -140,6 +145,12 @@ fn narrow(query: &mut Query, filter: &Filter, now: DateTime<Utc>) {
     }
     if let Some(before) = filter.expires_before {
         query.push(" AND c.expires_at < ").push_bind(before);
+    }
+    if let Some(before) = filter.first_issued_before {
+        query.push(" AND COALESCE(c.first_issued_at, c.issued_at) < ").push_bind(before);
+    }
+    if let Some(key) = filter.signing_key {
+        query.push(" AND c.issuer_key = ").push_bind(key.to_string());
     }
     // What `Credential::state` says.
     match filter.state {

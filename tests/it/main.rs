@@ -38,6 +38,7 @@ mod renewal;
 mod resolver;
 mod revocation;
 mod roles;
+mod rotate_many;
 mod rotation;
 mod rotation_live;
 mod sealing;

@@ -12,6 +12,8 @@ use nats_authority::{
     policy::Policies,
 };
 
+use sqlx::{Connection, PgConnection};
+
 use crate::{
     ledger::{acme, ledger},
     policy_reload::policies,
@@ -146,6 +148,38 @@ async fn nobody_of_a_suspended_or_deleted_organization_gets_in() {
     stack.onboard("acme", &["prod"]).await;
     stack.converged("acme").await;
     refused("another organization of that name").await;
+}
+
+/// It waits for the deletion, and then has to see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_is_recorded_while_its_environment_goes_is_refused() {
+    let l = ledger().await;
+    let (slug, prod) = ("acme".parse().unwrap(), "prod".parse().unwrap());
+    l.authority.onboard(&l.actor, acme(&["prod"])).await.unwrap();
+    let mut deletion = PgConnection::connect(l.database.url()).await.unwrap();
+    let mut onlooker = PgConnection::connect(l.database.url()).await.unwrap();
+    for sql in [
+        "BEGIN",
+        "SELECT FROM organizations WHERE slug = 'acme' FOR UPDATE",
+        "UPDATE environments SET state = 'deleting' WHERE env_type = 'prod'",
+    ] {
+        sqlx::query(sql).execute(&mut deletion).await.unwrap();
+    }
+    let (authority, actor) = (l.authority.clone(), l.actor.clone());
+    let issue =
+        tokio::spawn(async move { authority.issue(&actor, &slug, &prod, restricted("viewer")).await.map(drop) });
+    loop {
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(waits).fetch_one(&mut onlooker).await.unwrap();
+        if waiting > 0 {
+            break;
+        }
+        assert!(!issue.is_finished(), "it did not wait");
+        tokio::task::yield_now().await;
+    }
+    sqlx::query("COMMIT").execute(&mut deletion).await.unwrap();
+    assert_eq!(issue.await.unwrap().unwrap_err().code(), "not-active");
 }
 
 /// The plain key goes where entries would be too many and everybody under it is to go.

@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// A service that listens, and a folder for what the commands write.
-struct Service {
+pub struct Service {
     url: String,
-    dir: TempDir,
-    ledger: Ledger,
+    pub dir: TempDir,
+    pub ledger: Ledger,
 }
 
 impl Service {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let ledger = ledger().await;
         let dir = support::temp_dir();
         fs::write(dir.path().join("token"), format!("{}\n", ledger.admin_token)).unwrap();
@@ -39,12 +39,12 @@ impl Service {
         Self { url, dir, ledger }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
     /// Runs a command against the service.
-    async fn run(&self, line: &str) -> Ran {
+    pub async fn run(&self, line: &str) -> Ran {
         let (token, config) = (self.path("token"), self.path("config"));
         let connection = ["--url", &self.url, "--token-file", &token];
         self.run_with(line, &connection, &config).await
@@ -52,7 +52,7 @@ impl Service {
 
     /// Runs a command that has to succeed.
     #[track_caller]
-    fn done(&self, line: &str) -> impl Future<Output = String> {
+    pub fn done(&self, line: &str) -> impl Future<Output = String> {
         let place = std::panic::Location::caller();
         async move {
             let ran = self.run(line).await;
@@ -61,39 +61,48 @@ impl Service {
         }
     }
 
-    async fn run_with(&self, line: &str, more: &[&str], config: &str) -> Ran {
+    /// A command against the service, to be killed.
+    pub fn command(&self, line: &str) -> Command {
+        let (token, config) = (self.path("token"), self.path("config"));
+        self.command_with(line, &["--url", &self.url, "--token-file", &token], &config)
+    }
+
+    fn command_with(&self, line: &str, more: &[&str], config: &str) -> Command {
         let line = line.replace("DIR", &self.dir.path().display().to_string());
-        let output = Command::new(env!("CARGO_BIN_EXE_nats-authority"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nats-authority"));
+        command
             .args(line.split(' ').chain(more.iter().copied()))
             .env_remove("NATS_AUTHORITY_URL")
             .env_remove("NATS_AUTHORITY_TOKEN_FILE")
             .env("XDG_CONFIG_HOME", config)
-            .current_dir(self.dir.path())
-            .output()
-            .await
-            .unwrap();
+            .current_dir(self.dir.path());
+        command
+    }
+
+    async fn run_with(&self, line: &str, more: &[&str], config: &str) -> Ran {
+        let output = self.command_with(line, more, config).output().await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 
 /// How a command ended.
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
     /// The exit code and the code of the error, which is one line.
-    fn failed(&self) -> (i32, &str) {
+    pub fn failed(&self) -> (i32, &str) {
         let line = self.err.trim_end();
         assert!(!line.contains('\n'), "{line}");
         (self.code, line.strip_prefix("error[").and_then(|rest| rest.split(']').next()).unwrap_or(line))
     }
 }
 
-fn creds_file(path: impl AsRef<Path>) -> (jwt::Claims<jwt::User>, Seed<User>) {
+pub fn creds_file(path: impl AsRef<Path>) -> (jwt::Claims<jwt::User>, Seed<User>) {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let (token, seed) = creds::parse(&fs::read_to_string(path).unwrap()).unwrap();
     let claims = jwt::decode::<jwt::User>(&token).unwrap().claims;
@@ -129,6 +138,8 @@ async fn every_command_does_something() {
         "key list acme",
         "operator show",
         "operator keys",
+        "operator sealing-keys",
+        "operator reseal",
         "operator server-config",
         "operator rotate --reason yearly",
         "operator rotations",

@@ -13,6 +13,7 @@ use super::{
     cred_options::{OptionArgs, permissions, times},
     org::name_of,
     revoke::{self, RevokeArgs},
+    rotate_many::{self, ManyArgs},
     secret_file::Place,
 };
 use crate::{
@@ -87,7 +88,8 @@ pub enum CredCommand {
         /// Its id.
         id: String,
     },
-    /// Issue a credential like another one with a new key; the other one ends after a grace time.
+    /// Issue a credential like another one with a new key; the other one ends after a grace time. With --org, do so
+    /// for all that match.
     Rotate(Box<RotateArgs>),
     /// Revoke a credential, or all that a selector names: connections are closed and no new ones let in.
     Revoke(Box<RevokeArgs>),
@@ -133,24 +135,27 @@ pub struct IssueArgs {
 #[derive(Debug, Args)]
 pub struct RotateArgs {
     /// Id of the old credential.
-    id: String,
+    #[arg(required_unless_present = "org")]
+    id: Option<String>,
+    #[command(flatten)]
+    many: ManyArgs,
     /// How long the old one works on; `0s` ends it at once. [default: 24h]
     #[arg(long, value_name = "DURATION")]
     grace: Option<String>,
     /// Where the creds file goes; `-` is standard output. [default: <org>-<env>-<name>.creds]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "org")]
     out: Option<PathBuf>,
     /// Replace the file if it is there, as the old credential's is.
     #[arg(long)]
     force: bool,
     /// New public key of the user; its private key stays where it is, and the file holds the JWT alone.
-    #[arg(long, requires = "proof", value_name = "KEY")]
+    #[arg(long, requires = "proof", conflicts_with = "org", value_name = "KEY")]
     public_key: Option<String>,
     /// The public key's signature over the challenge, base64url.
     #[arg(long, requires = "public_key")]
     proof: Option<String>,
     /// File with the user's new seed: proof and creds file are made here, the seed is not sent.
-    #[arg(long, conflicts_with = "public_key", value_name = "FILE")]
+    #[arg(long, conflicts_with_all = ["public_key", "org"], value_name = "FILE")]
     seed_file: Option<PathBuf>,
 }
 
@@ -216,10 +221,14 @@ async fn issue(args: IssueArgs, client: &Client) -> Outcome<()> {
     deliver(&answer, place, seed.as_ref(), (&args.format, beside), client)
 }
 
-async fn rotate(args: RotateArgs, client: &Client) -> Outcome<()> {
+async fn rotate(mut args: RotateArgs, client: &Client) -> Outcome<()> {
+    if let Some(org) = args.many.org.take() {
+        return rotate_many::run(org, args.many, args.grace, args.force, client).await;
+    }
+    let id = args.id.unwrap_or_default();
     let seed = args.seed_file.as_deref().map(read_seed).transpose()?;
     // The file's name and the proof need what the old one is.
-    let old: CredentialView = client.get(&["credentials", &args.id], &[]).await?.read()?;
+    let old: CredentialView = client.get(&["credentials", &id], &[]).await?.read()?;
     let (public_key, proof) = match &seed {
         None => (args.public_key, args.proof),
         Some(seed) => prove(seed, &old.org, &old.env_type, &old.role)?,
@@ -228,7 +237,7 @@ async fn rotate(args: RotateArgs, client: &Client) -> Outcome<()> {
     let default = || PathBuf::from(format!("{}-{}-{}.{kind}", old.org, old.env_type, old.name));
     let place = Place::reserve(&args.out.unwrap_or_else(default), args.force)?;
     let body = Rotate { grace: args.grace, public_key, proof };
-    let answer = client.post(&["credentials", &args.id, "rotate"], &body).await?;
+    let answer = client.post(&["credentials", &id, "rotate"], &body).await?;
     deliver(&answer, place, seed.as_ref(), (&FormatArgs::default(), None), client)
 }
 

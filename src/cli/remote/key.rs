@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
-use super::{Failure, Outcome, client::Client};
+use super::{Failure, Outcome, client::Client, preview::Try};
 use crate::{
     api::{
         keys::{KeyView, ProposedRotations},
@@ -52,6 +52,8 @@ pub enum KeyCommand {
         /// Ids of the rotations.
         #[arg(required = true)]
         rotations: Vec<String>,
+        #[command(flatten)]
+        trial: Try,
     },
     /// Give a rotation up, as long as its new key signs nothing.
     Cancel {
@@ -68,6 +70,8 @@ pub enum KeyCommand {
         /// Why, for the audit log.
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        trial: Try,
     },
 }
 
@@ -137,19 +141,22 @@ pub(super) async fn run(command: KeyCommand, client: &Client) -> Outcome<()> {
             let answer = client.get(&["key-rotations", &rotation], &[]).await?;
             client.print(&answer, details)?;
         }
-        KeyCommand::Approve { rotations } => approve(&rotations, client).await?,
-        KeyCommand::Cancel { rotation, reason } => change(&rotation, "cancel", reason, client).await?,
-        KeyCommand::Hasten { rotation, reason } => change(&rotation, "hasten", reason, client).await?,
+        KeyCommand::Approve { rotations, trial } => approve(&rotations, trial, client).await?,
+        KeyCommand::Cancel { rotation, reason } => {
+            change(&rotation, "cancel", reason, Try::default(), client).await?;
+        }
+        KeyCommand::Hasten { rotation, reason, trial } => change(&rotation, "hasten", reason, trial, client).await?,
     }
     Ok(())
 }
 
 /// Each is approved for itself: one that is refused holds up no other.
-async fn approve(rotations: &[String], client: &Client) -> Outcome<()> {
+async fn approve(rotations: &[String], trial: Try, client: &Client) -> Outcome<()> {
     let mut failed = None;
     for id in rotations {
-        match client.change(Method::POST, &["key-rotations", id, "approve"], &[], None::<&()>).await {
-            Ok(answer) => client.print(&answer, details)?,
+        match trial.change(client, Method::POST, &["key-rotations", id, "approve"], &[], None::<&()>).await {
+            Ok(Some(answer)) => client.print(&answer, details)?,
+            Ok(None) => {}
             Err(Failure::Refused(problem)) if rotations.len() > 1 => {
                 note(&format!("{id}: {}", super::line(&problem)));
                 failed.get_or_insert(Failure::Refused(problem));
@@ -160,9 +167,11 @@ async fn approve(rotations: &[String], client: &Client) -> Outcome<()> {
     failed.map_or(Ok(()), Err)
 }
 
-async fn change(id: &str, what: &str, reason: Option<String>, client: &Client) -> Outcome<()> {
-    let answer = client.change(Method::POST, &["key-rotations", id, what], &[], Some(&Reason { reason })).await?;
-    client.print(&answer, details)?;
+async fn change(id: &str, what: &str, reason: Option<String>, trial: Try, client: &Client) -> Outcome<()> {
+    let (path, body) = (["key-rotations", id, what], Reason { reason });
+    if let Some(answer) = trial.change(client, Method::POST, &path, &[], Some(&body)).await? {
+        client.print(&answer, details)?;
+    }
     Ok(())
 }
 

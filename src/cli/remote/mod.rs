@@ -18,6 +18,8 @@ mod policy_diff;
 mod preview;
 mod resolver;
 mod revoke;
+mod rotate_journal;
+mod rotate_many;
 mod secret_file;
 mod stream;
 mod token;
