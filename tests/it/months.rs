@@ -89,7 +89,7 @@ impl Months {
         let clock = Arc::new(ManualClock::at(Utc::now().timestamp()));
         let settings = Settings { fold_above, ..Settings::default() };
         let stack = Stack::with_clock(Policies::builtin().unwrap(), settings, Arc::clone(&clock) as _, |spec, _| {
-            spec.nodes = 1
+            spec.nodes = 1;
         })
         .await;
         stack.onboard("acme", &ENVIRONMENTS).await;
