@@ -24,8 +24,10 @@ const ROUNDS: usize = 10;
 pub async fn revoke(report: &mut Report, deployment: &Deployment) -> Result<()> {
     let mut http = deployment.http().await?;
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    let new = r#"{"slug":"revoke-bulk","environments":["prod"],"limits":{"conn":1000}}"#;
+    let new = r#"{"slug":"revoke-bulk","environments":["prod"]}"#;
     let org: Value = serde_json::from_slice(&http.post("/api/v1/orgs", new, "Prefer: wait=20\r\n").await?)?;
+    // Plans limit connections; here they are what is counted.
+    http.send("PATCH", "/api/v1/orgs/revoke-bulk", r#"{"limits":{"conn":1000}}"#, "Prefer: wait=20\r\n").await?;
     let account: PublicKey<Account> = org["accountId"].as_str().context("accountId")?.parse()?;
     for _ in 0..ROUNDS {
         let path = "/api/v1/orgs/revoke-bulk/envs/prod/credentials";

@@ -42,8 +42,9 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
             }
             Err(error) => tracing::warn!(%error, cause = error.internal_report(), "push"),
         }
-        settling.settled().await;
+        // What comes next does not wait for a server that is slow to say what it runs.
         if !nudged(&authority.push_wanted, TICK, &stop).await {
+            settling.settled().await;
             return;
         }
     }
