@@ -133,13 +133,13 @@ impl Site {
         self.replicas.iter().map(|replica| Arc::clone(&replica.http)).collect()
     }
 
-    /// Somebody with a user of the system account, connected to any server.
+    /// Somebody with a user of the system account, connected to the first server: tests stop the others.
     pub async fn system_client(&self) -> Client {
         let body = json!({"name": "watcher", "ttl": "1h"});
         let (status, answer) = self.http().post("/api/v1/operator/system-credentials", body).await;
         assert_eq!(status, 201, "{answer}");
         let options = ConnectOptions::with_credentials(answer["creds"].as_str().unwrap()).unwrap();
-        options.connect(self.cluster.urls()).await.unwrap()
+        options.retain_servers_order().connect(self.cluster.urls()).await.unwrap()
     }
 }
 
