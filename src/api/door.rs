@@ -197,13 +197,10 @@ async fn admit(
     Ok(())
 }
 
-/// Denied attempts of changes go to the audit log. That it cannot be written must not let anybody in.
+/// Denied attempts go to the audit log. That it cannot be written must not let anybody in.
 async fn deny(authority: &Authority, caller: &Caller, operation: &Operation, target: &str) {
-    if !operation.changes {
-        return;
-    }
     let target: String = target.chars().filter(|c| !c.is_control()).take(128).collect();
-    if let Err(error) = authority.record_denied(&caller.actor, &operation.id, &target).await {
+    if let Err(error) = authority.record_denied(&caller.actor, &operation.id, operation.changes, &target).await {
         tracing::warn!(%error, cause = error.internal_report(), "a denied attempt could not be recorded");
     }
 }

@@ -1,6 +1,7 @@
-//! Denied attempts of changes in the audit log, bounded: whoever is refused again and again must not fill
-//! the database. The same attempt is written once a minute, and all callers together get so many events
-//! a minute; what was left out is counted in the next event that is written.
+//! Denied attempts in the audit log, bounded: whoever is refused again and again must not fill the
+//! database. The same attempt is written once a minute, and all callers together get so many events a
+//! minute; what was left out is counted in the next event that is written. Attempts to change and
+//! attempts to read are bounded apart: asking for much must not hide who tried to change something.
 
 use std::{
     num::NonZeroUsize,
@@ -27,7 +28,13 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 type Attempt = (String, String, String);
 
 /// What was written lately.
-pub(super) struct Denials(Mutex<Written>);
+#[derive(Default)]
+pub(super) struct Denials {
+    changes: Bound,
+    reads: Bound,
+}
+
+struct Bound(Mutex<Written>);
 
 struct Written {
     lately: LruCache<Attempt, DateTime<Utc>>,
@@ -36,14 +43,14 @@ struct Written {
     left_out: u64,
 }
 
-impl Default for Denials {
+impl Default for Bound {
     fn default() -> Self {
         let since = DateTime::<Utc>::MIN_UTC;
         Self(Mutex::new(Written { lately: LruCache::new(REMEMBERED), since, count: 0, left_out: 0 }))
     }
 }
 
-impl Denials {
+impl Bound {
     /// How many were left out since the last one, if this one is to be written.
     fn admit(&self, attempt: Attempt, now: DateTime<Utc>) -> Option<u64> {
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,10 +70,12 @@ impl Denials {
 }
 
 impl Authority {
-    /// Writes that `actor` may not do `operation` on `target`, unless that was written lately.
-    pub async fn record_denied(&self, actor: &Actor, operation: &str, target: &str) -> Result<()> {
+    /// Writes that `actor` may not do `operation`, which `changes` something or not, on `target`, unless
+    /// that was written lately.
+    pub async fn record_denied(&self, actor: &Actor, operation: &str, changes: bool, target: &str) -> Result<()> {
         let attempt = (actor.identity(), operation.to_owned(), target.to_owned());
-        let Some(left_out) = self.denials.admit(attempt, self.now()) else { return Ok(()) };
+        let bound = if changes { &self.denials.changes } else { &self.denials.reads };
+        let Some(left_out) = bound.admit(attempt, self.now()) else { return Ok(()) };
         let detail = json!({"operation": operation, "roles": actor.roles, "leftOut": left_out});
         let mut tx = self.store.begin().await?;
         audit::record(&mut tx, &self.event(actor, "access.denied", None, target, detail)).await?;
@@ -80,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_bounded_and_counted() {
-        let denials = Denials::default();
+        let denials = Bound::default();
         let start: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
         let attempt = |n: u32| ("anna".to_owned(), "suspend_organization".to_owned(), n.to_string());
         assert_eq!(denials.admit(attempt(0), start), Some(0));

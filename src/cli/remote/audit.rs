@@ -181,9 +181,17 @@ fn rows(list: &List<AuditEventView>) -> String {
             event.actor.clone(),
             event.action.clone(),
             event.org.clone().unwrap_or_default(),
-            event.target.clone(),
+            target(event),
             event.request_id.clone().unwrap_or_default(),
         ]
     });
     table(["AT", "ACTOR", "ACTION", "ORGANIZATION", "TARGET", "REQUEST"], rows)
+}
+
+/// On what; of a denied attempt, also what was attempted.
+fn target(event: &AuditEventView) -> String {
+    match event.detail["operation"].as_str() {
+        Some(operation) if event.action == "access.denied" => format!("{operation} on {}", event.target),
+        _ => event.target.clone(),
+    }
 }

@@ -102,6 +102,7 @@ async fn an_org_admin_changes_and_learns_nothing_of_another_organization() {
     let events = api.get("/api/v1/audit?action=access.denied&limit=1000").await.ok(200);
     let denied = events["items"].as_array().unwrap();
     let suspended = denied.iter().find(|e| e["detail"]["operation"] == "suspend_organization").unwrap();
+    assert!(denied.iter().any(|e| e["detail"]["operation"] == "show_organization" && e["target"] == "globex"));
     assert_eq!(
         (suspended["actor"].as_str(), suspended["detail"]["roles"][0].as_str()),
         (Some("token:anna"), Some("org-admin"))
