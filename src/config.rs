@@ -19,6 +19,10 @@ use crate::{
     api::{LimitSettings, server::TlsFiles},
     authority::{FOLD_ABOVE, Settings, WARN_BEFORE},
     error::{Error, Result},
+    identity::{
+        self,
+        settings::{IssuerSettings, RawIssuer},
+    },
     model::{
         NameRules,
         size::{parse_duration, parse_grace, parse_size},
@@ -80,6 +84,8 @@ pub struct RawHttp {
 pub struct RawAccess {
     /// The token that `init` made opens the API; true when absent.
     pub break_glass: Option<bool>,
+    /// Whose tokens are believed, beside our own.
+    pub issuers: Vec<RawIssuer>,
 }
 
 /// Postgres.
@@ -189,6 +195,8 @@ pub struct Config {
     pub connections: usize,
     /// The token that `init` made opens the API.
     pub break_glass: bool,
+    /// Whose tokens are believed.
+    pub issuers: Vec<IssuerSettings>,
     /// Postgres.
     pub database_url: SecretString,
     /// Most connections to Postgres.
@@ -281,6 +289,7 @@ impl Raw {
             limits: limits(&self.limits)?,
             connections,
             break_glass: self.access.break_glass.unwrap_or(true),
+            issuers: identity::settings::check(self.access.issuers, base)?,
             database_url: SecretString::from(read_secret(&url_file)?),
             max_connections: self.database.max_connections.unwrap_or(16).max(2),
             nats_urls: self.nats.urls,
@@ -368,6 +377,14 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_issuers_is_a_configuration() {
+        let good = "nats.urls = ['nats://127.0.0.1:4222']\ndatabase.url_file = 'db'\n";
+        let config = load(&format!("{good}{}", include_str!("../deploy/access/issuers.toml.example"))).unwrap();
+        let grants: Vec<_> = config.issuers.iter().map(|issuer| (issuer.name.as_str(), issuer.grants.len())).collect();
+        assert_eq!(grants, [("keycloak", 4), ("kubernetes", 2)]);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let good = "nats.urls = ['nats://127.0.0.1:4222']\ndatabase.url_file = 'db'\n";
         load(good).unwrap();
@@ -381,6 +398,8 @@ mod tests {
             ("[limits]\nconcurrent_requests = 0", "limits.concurrent_requests"),
             ("[limits]\nconnections = 1", "limits.connections"),
             ("[names]\nenv_types = ['a-b']", "a-b"),
+            ("[[access.issuers]]\nname = 'a'\nurl = 'http://x'", "access.issuers.a.url"),
+            ("[[access.issuers]]\nname = 'a'\nuri = 'http://x'", "uri"),
         ] {
             let error = load(&format!("{good}{text}")).unwrap_err().to_string();
             assert!(error.contains(word) && error.lines().count() == 1, "{text}: {error}");

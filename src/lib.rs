@@ -15,6 +15,7 @@
 //! | [`resolver`] | the only place that speaks `$SYS` and JetStream |
 //! | [`store`] | the only place that speaks SQL |
 //! | [`signer`] | the only place that holds private keys |
+//! | [`identity`] | callers that somebody else vouches for: OIDC, Kubernetes |
 //! | [`policy`] | plans and roles: files into limits and permissions |
 //! | [`jwt`] | the NATS JWT v2 wire format |
 //! | [`model`] | names, ids and states, without I/O |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod dev;
 pub mod entropy;
 pub mod error;
+pub mod identity;
 pub mod jwt;
 pub mod model;
 pub mod nkey;

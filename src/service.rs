@@ -13,6 +13,7 @@ use crate::{
     config::{Config, read_secret},
     entropy::{Entropy, SystemEntropy},
     error::{Error, Result},
+    identity::Issuers,
     policy::Policies,
     resolver::SystemResolver,
     signer::{SealingKey, SealingKeys, Signer},
@@ -62,16 +63,18 @@ impl Service {
             }
         }
         let settings = config.settings.clone();
+        let issuers = Arc::new(Issuers::new(config.issuers.clone(), Arc::clone(&clock)));
         let authority = Authority::open(Parts { store, signer, policies, settings, clock, entropy }).await?;
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
+        tracker.spawn(Arc::clone(&issuers).run(stop.clone()));
         let resolver = tasks::start(&authority, &tasks::Setup::from(config), &tracker, &stop)?;
         let listener = listen(config.listen).await?;
         let address = listener.local_addr().map_err(|error| Error::internal("address").with_source(error))?;
         let url = format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" });
         let server = axum_server::Handle::new();
         let state = api::ApiState::new(Arc::clone(&authority)).asking(Arc::clone(&resolver) as _);
-        let state = state.limited(config.limits).break_glass(config.break_glass);
+        let state = state.limited(config.limits).break_glass(config.break_glass).believing(issuers);
         let listener = listener.into_std().map_err(|error| Error::internal("listener").with_source(error))?;
         let setup = api::server::Setup {
             tls: config.tls.clone(),

@@ -1,5 +1,5 @@
-//! Who asks: the bearer token of a request, looked up by its hash. Every route below `/api/v1` lies
-//! behind [`authenticate`]; which callers may do what is decided in `door`, behind it.
+//! Who asks: the bearer token of a request, ours looked up by its hash, others' checked by `identity`. Every
+//! route below `/api/v1` lies behind [`authenticate`]; which callers may do what is decided in `door`, behind it.
 
 use std::{
     net::SocketAddr,
@@ -22,6 +22,7 @@ use super::{ApiState, problem::Refusal, request::RequestId};
 use crate::{
     authority::{Actor, Authority, bundle::token_hash},
     error::{Error, Result},
+    identity::{Doubt, Identity, token::MAX_TOKEN},
     policy::access::Standing,
     store::tokens::Bearer,
 };
@@ -33,8 +34,8 @@ const BELIEVED: Duration = Duration::from_secs(5);
 /// How many tokens are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
-/// The longest token that is looked at, bytes.
-const MAX_TOKEN: usize = 8192;
+/// When a token is refused, at the earliest, from when it came: how long that takes does not show why.
+const REFUSED_AFTER: Duration = Duration::from_millis(10);
 
 const MISSING: &str = r#"Bearer realm="nats-authority""#;
 const INVALID: &str = r#"Bearer realm="nats-authority", error="invalid_token""#;
@@ -72,40 +73,71 @@ pub(super) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
+    let came = Instant::now();
     let token = bearer_token(request.headers())?;
-    let now = state.authority.now();
-    let bearer = state.callers.bearer(&state.authority, token).await?;
-    let bearer = bearer
-        .filter(|bearer| bearer.expires_at.is_none_or(|end| end > now))
-        .filter(|bearer| state.break_glass || !bearer.break_glass);
-    let bearer = bearer.ok_or_else(|| {
-        Refusal::unauthenticated(INVALID, "the token is unknown, revoked or expired; get a valid one")
-    })?;
-    let mut standing = Standing::default();
-    standing.add(bearer.role, bearer.organizations.iter().cloned());
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.ip().to_string());
-    let actor = Actor {
-        request_id: Some(request_id.to_string()),
-        address,
-        ..Actor::caller(format!("token:{}", bearer.name), standing.roles())
+    let Known { subject, issuer, standing } = match who(&state, token).await? {
+        Ok(known) => known,
+        Err(doubt) => return Err(refused(doubt, came).await),
     };
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.ip().to_string());
+    let roles = standing.roles();
+    let actor = Actor { request_id: Some(request_id.to_string()), issuer, address, ..Actor::caller(subject, roles) };
     request.extensions_mut().insert(Caller { actor, standing: Arc::new(standing) });
     Ok(next.run(request).await)
 }
 
+/// Somebody who is believed.
+struct Known {
+    subject: String,
+    issuer: Option<String>,
+    standing: Standing,
+}
+
+/// The bearer of a token: one of ours, or an issuer's, which alone has points in it.
+async fn who(state: &ApiState, token: &str) -> Result<Result<Known, Doubt>> {
+    let now = state.authority.now();
+    if token.len() > MAX_TOKEN {
+        return Ok(Err(Doubt::TooLong));
+    }
+    if token.contains('.') {
+        let identity = state.issuers.identify(token, now).await;
+        return Ok(identity.map(|Identity { subject, issuer, standing }| Known {
+            subject,
+            issuer: Some(issuer),
+            standing,
+        }));
+    }
+    let bearer = state.callers.bearer(&state.authority, token).await?;
+    let bearer = bearer
+        .filter(|bearer| bearer.expires_at.is_none_or(|end| end > now))
+        .filter(|bearer| state.break_glass || !bearer.break_glass);
+    let Some(bearer) = bearer else { return Ok(Err(Doubt::Unknown)) };
+    let mut standing = Standing::default();
+    standing.add(bearer.role, bearer.organizations.iter().cloned());
+    Ok(Ok(Known { subject: format!("token:{}", bearer.name), issuer: None, standing }))
+}
+
+/// The one answer to every token that is not believed.
+async fn refused(doubt: Doubt, came: Instant) -> Refusal {
+    metrics::counter!("nats_authority_callers_refused_total", "reason" => doubt.as_str()).increment(1);
+    tokio::time::sleep_until(came + REFUSED_AFTER).await;
+    let detail = "the token is unknown, revoked, expired, or not for this service; get a valid one";
+    Refusal::unauthenticated(INVALID, detail, doubt.as_str())
+}
+
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let missing = |detail| Refusal::unauthenticated(MISSING, detail, "no token");
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        let detail = "the request carries no token, or several; send one header 'Authorization: Bearer …'";
-        return Err(Refusal::unauthenticated(MISSING, detail));
+        return Err(missing("the request carries no token, or several; send one header 'Authorization: Bearer …'"));
     };
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
     token
-        .filter(|token| (1..=MAX_TOKEN).contains(&token.len()))
-        .ok_or_else(|| Refusal::unauthenticated(MISSING, "the header 'Authorization' is not 'Bearer' and a token"))
+        .filter(|token| !token.is_empty())
+        .ok_or_else(|| missing("the header 'Authorization' is not 'Bearer' and a token"))
 }
 
 /// Tokens that were found lately. Unknown ones are never remembered, and nothing here makes a token

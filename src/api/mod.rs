@@ -62,7 +62,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use limits::LimitSettings;
 
-use crate::{authority::Authority, resolver::Resolver};
+use crate::{authority::Authority, clock::SystemClock, identity::Issuers, resolver::Resolver};
 
 /// Where the resources live.
 pub const BASE: &str = "/api/v1";
@@ -75,13 +75,21 @@ pub struct ApiState {
     limits: Arc<limits::Limits>,
     resolver: Option<Arc<dyn Resolver>>,
     break_glass: bool,
+    issuers: Arc<Issuers>,
 }
 
 impl ApiState {
     /// The state of an API over this authority.
     pub fn new(authority: Arc<Authority>) -> Self {
         let limits = Arc::new(limits::Limits::new(LimitSettings::default()));
-        Self { authority, callers: Arc::default(), limits, resolver: None, break_glass: true }
+        let issuers = Arc::new(Issuers::new(Vec::new(), Arc::new(SystemClock)));
+        Self { authority, callers: Arc::default(), limits, resolver: None, break_glass: true, issuers }
+    }
+
+    /// The same, believing these issuers; somebody has to run them.
+    #[must_use]
+    pub fn believing(self, issuers: Arc<Issuers>) -> Self {
+        Self { issuers, ..self }
     }
 
     /// The same, with other limits.

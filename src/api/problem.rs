@@ -81,9 +81,9 @@ impl Refusal {
         }))
     }
 
-    /// A caller that cannot be believed; `challenge` is the `WWW-Authenticate` header.
-    pub fn unauthenticated(challenge: &'static str, detail: &str) -> Self {
-        let error = Error::new(Kind::Unauthenticated, "unauthenticated", detail);
+    /// A caller that cannot be believed; `challenge` is the `WWW-Authenticate` header, `why` goes to the log.
+    pub fn unauthenticated(challenge: &'static str, detail: &str, why: &str) -> Self {
+        let error = Error::new(Kind::Unauthenticated, "unauthenticated", detail).with_internal(why);
         Self(Box::new(Refused { status: status(error.kind()), error, challenge: Some(challenge), retry_after: None }))
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authority::{Authority, Standing, Whole},
     error::Result,
+    identity::Doubt,
     model::{
         credential::CredentialState,
         view::{Convergence, ResolverType},
@@ -36,6 +37,9 @@ fn begin() {
     metrics::counter!("nats_authority_http_requests_shed_total").increment(0);
     metrics::counter!("nats_authority_http_requests_rationed_total").increment(0);
     metrics::counter!("nats_authority_http_connections_refused_total").increment(0);
+    for doubt in Doubt::ALL {
+        metrics::counter!("nats_authority_callers_refused_total", "reason" => doubt.as_str()).increment(0);
+    }
     for result in ["taken", "refused"] {
         metrics::counter!("nats_authority_policy_reloads_total", "result" => result).increment(0);
     }

@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["resolver"],
     &["store"],
     &["signer"],
+    &["identity"],
     &["policy"],
     &["jwt"],
     &["model"],
@@ -30,6 +31,7 @@ const LAYERS: &[&[&str]] = &[
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("config", "authority", "a checked configuration is made of the settings that it configures"),
     ("config", "api", "and of the limits and TLS files of the API"),
+    ("config", "identity", "and of the issuers whose tokens are believed"),
     ("config", "model", "names and sizes are checked when they are read"),
 ];
 

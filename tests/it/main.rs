@@ -49,6 +49,8 @@ mod status;
 mod streams;
 mod support;
 mod tls;
+mod token_attacks;
+mod token_callers;
 mod topologies;
 mod url_resolver;
 mod vectors;

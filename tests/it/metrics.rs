@@ -148,7 +148,12 @@ async fn a_running_service_tells_what_the_document_says() {
         assert_eq!(labels, described.labels, "{name}");
     }
     // What there is without anything going wrong; only what needs a failure or another event may be absent.
-    let eventful = ["nats_authority_lookups_total", "nats_authority_renewals_total"];
+    let eventful = [
+        "nats_authority_lookups_total",
+        "nats_authority_renewals_total",
+        "nats_authority_issuer_key_fetches_total",
+        "nats_authority_issuer_keys_timestamp_seconds",
+    ];
     for (name, of) in &document {
         let series = if of.kind == "histogram" { format!("{name}_count") } else { name.clone() };
         assert!(eventful.contains(&name.as_str()) || sum(&text, &series, &[]).is_some(), "{name} is absent:\n{text}");

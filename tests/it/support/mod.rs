@@ -5,7 +5,9 @@
 pub mod deployment;
 pub mod door;
 pub mod http;
+pub mod issuer;
 pub mod knobs;
+pub mod lone;
 pub mod site;
 pub mod stack;
 
