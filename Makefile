@@ -6,10 +6,10 @@ DEV_DIR ?= .dev
 CHAOS_SCHEDULES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test chaos bench lint fmt up
+.PHONY: help setup build demo test test-api chaos bench lint fmt up
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## bring nats-server and Postgres where the machine lacks them
 	@scripts/setup
@@ -25,6 +25,9 @@ up: setup build ## a private Postgres, NATS cluster and the service, until inter
 
 test: setup build ## all tests, with real servers
 	$(CARGO) test --locked
+
+test-api: setup build ## the API against its own OpenAPI document, with schemathesis (API_SEED, API_CASES); part of `test`
+	$(CARGO) test --locked --test it -- contract:: --nocapture
 
 chaos: setup ## faults at full size, and many schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
 	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it -- simulation:: --nocapture

@@ -86,13 +86,16 @@ struct Kept {
 
 /// Carries out a request once, however often it is sent with the same key.
 pub(super) async fn once(State(state): State<ApiState>, request: Request, next: Next) -> Result<Response, Refusal> {
+    if request.method() != Method::POST || !request.headers().contains_key(HEADER) {
+        return Ok(next.run(request).await);
+    }
+    // Also of what is only tried: what is refused later is better refused in the trial.
+    let key = key(request.headers())?;
     // Trying changes nothing, and is done anew each time.
-    let tried = super::asked::dry_run(request.uri()).unwrap_or(true);
-    if request.method() != Method::POST || !request.headers().contains_key(HEADER) || tried {
+    if super::asked::dry_run(request.uri()).unwrap_or(true) {
         return Ok(next.run(request).await);
     }
     let (mut parts, body) = request.into_parts();
-    let key = key(&parts.headers)?;
     let bytes = read(body).await?;
     let keyed = Keyed { caller: caller(&mut parts)?.actor.identity(), key, fingerprint: fingerprint(&parts, &bytes) };
     let operation = match claim(&state.authority, &keyed, Prefer::of(&parts.headers).wait()).await? {

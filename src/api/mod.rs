@@ -10,6 +10,7 @@
 //! | `server` | the listener: TLS, bounds on connections |
 //! | `idempotency` | requests that may be sent again |
 //! | `asked` | changes that may be tried or carry a condition |
+//! | `openapi`, `grammar` | the document: what holds for all routes; the form of texts, links between operations |
 //! | `extract` | bodies, paths and queries, read into types |
 //! | [`problem`] | the one mapping from errors to statuses |
 //! | `page`, `prefer` | lists; waiting for the servers |
@@ -24,6 +25,7 @@ mod door;
 pub mod environments;
 mod expiry;
 mod extract;
+mod grammar;
 pub mod idempotency;
 pub mod keys;
 mod limits;
@@ -130,7 +132,7 @@ pub fn router(state: ApiState) -> Router {
         .layer(from_fn_with_state(state.clone(), limits::admit))
         .layer(map_response(no_store));
     let (public, _) = public().split_for_parts();
-    let document = axum::body::Bytes::from(openapi().to_json().unwrap_or_default());
+    let document = axum::body::Bytes::from(grammar::described(&openapi()).to_string());
     let docs: Router<ApiState> = SwaggerUi::new("/docs").config(Config::from("/openapi.json")).into();
     Router::new()
         .nest(BASE, resources)

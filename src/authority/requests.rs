@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::{
-    DeliverPolicy, Retention, TimeWindow,
-    view::{PermissionView, PermissionsView},
+use crate::{
+    model::{
+        DeliverPolicy, Retention, TimeWindow,
+        view::{PermissionView, PermissionsView},
+    },
+    policy::LimitsOverride,
 };
 
 /// Onboards an organization.
@@ -40,6 +43,7 @@ pub struct ChangeOrganization {
     pub plan: Option<String>,
     /// Overrides of single plan limits; replaces all earlier ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<LimitsOverride>)]
     pub limits: Option<serde_json::Value>,
     /// Whether credentials of roles that reach the whole organization may be issued from now on. Those that
     /// were issued before stay.

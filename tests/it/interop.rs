@@ -34,32 +34,38 @@ const FILES: &[(&str, &str)] = &[
     ("roles.py", include_str!("../interop/roles.py")),
 ];
 
-/// A folder below the target folder in which `install` has succeeded once for these files.
-fn installed(name: &str, install: impl FnOnce(&Path) -> Result<(), String>) -> Option<PathBuf> {
+/// A folder below the target folder in which `install` has succeeded once for these files; else its words.
+pub fn installed(
+    name: &str,
+    files: &[(&str, &str)],
+    install: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&dir).unwrap();
     // Several test processes may come here at once.
     let lock = File::create(dir.join("lock")).unwrap();
     lock.lock().unwrap();
-    let wanted: String = FILES.iter().map(|(_, text)| *text).collect();
+    let wanted: String = files.iter().map(|(_, text)| *text).collect();
     let stamp = dir.join("installed");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        return Some(dir);
+        return Ok(dir);
     }
-    for (file, text) in FILES {
+    for (file, text) in files {
         fs::write(dir.join(file), text).unwrap();
     }
-    match install(&dir) {
-        Ok(()) => {
-            fs::write(stamp, wanted).unwrap();
-            Some(dir)
-        }
-        Err(why) => {
-            // Past the capture of what tests print: that something was left out has to be seen.
-            let _ = writeln!(std::io::stderr(), "skipped: {name}: {}", why.lines().next().unwrap_or_default());
-            None
-        }
+    install(&dir)?;
+    fs::write(stamp, wanted).unwrap();
+    Ok(dir)
+}
+
+/// The same, or a word that something is left out.
+fn optional(name: &str, install: impl FnOnce(&Path) -> Result<(), String>) -> Option<PathBuf> {
+    let found = installed(name, FILES, install);
+    if let Err(why) = &found {
+        // Past the capture of what tests print: that something was left out has to be seen.
+        let _ = writeln!(std::io::stderr(), "skipped: {name}: {}", why.lines().next().unwrap_or_default());
     }
+    found.ok()
 }
 
 /// Runs a program of the machine; its words when it fails.
@@ -86,7 +92,7 @@ pub fn run(program: impl AsRef<Path>, arguments: &[&str], dir: &Path, input: &st
 
 /// Where the JavaScript libraries and scripts are, if they could be had.
 pub fn javascript() -> Option<PathBuf> {
-    installed("interop-js", |dir| {
+    optional("interop-js", |dir| {
         run("node", &["--version"], dir, "")?;
         run("npm", &["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], dir, "").map(drop)
     })
@@ -97,7 +103,7 @@ pub const PYTHON: &str = "venv/bin/python";
 
 /// As [`javascript`], for Python.
 pub fn python() -> Option<PathBuf> {
-    installed("interop-py", |dir| {
+    optional("interop-py", |dir| {
         run("python3", &["-m", "venv", "--clear", "venv"], dir, "")?;
         let pip =
             ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", "requirements.txt"];

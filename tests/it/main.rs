@@ -8,6 +8,7 @@ mod audit;
 mod audit_stream;
 mod chaos;
 mod consumers;
+mod contract;
 mod dev;
 mod dev_command;
 mod expiry;

@@ -68,6 +68,8 @@ async fn a_refused_request_leaves_its_key_free() {
     assert_eq!(refused.problem(422).1, "/plan");
     post(&api, ORGS, "k1", &json!({"slug": "acme"})).await.ok(201);
     for key in ["", "two words", &"x".repeat(256)] {
+        let tried = post(&api, "/api/v1/orgs?dryRun=true", key, &json!({"slug": "beta"})).await;
+        assert_eq!(tried.problem(422).0, "invalid-idempotency-key");
         let answer = post(&api, ORGS, key, &json!({"slug": "acme"})).await;
         assert_eq!(answer.problem(422).0, "invalid-idempotency-key", "{key}");
     }
