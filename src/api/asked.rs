@@ -40,9 +40,9 @@ pub(super) struct DryRunParam {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "only described; it is read by `Asked`")]
 pub(super) struct IfMatchHeader {
-    /// The generation of the account that a dry run answered, in quotes: at another one the change is
-    /// refused (412) and nothing is changed.
-    #[param(rename = "If-Match", example = "\"7\"")]
+    /// The generation of the account that a dry run answered, in quotes, such as `"7"`: at another one the change
+    /// is refused (412) and nothing is changed.
+    #[param(rename = "If-Match")]
     if_match: Option<String>,
 }
 

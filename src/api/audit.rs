@@ -86,7 +86,6 @@ async fn list_audit_events(
 #[into_params(parameter_in = Query)]
 struct VerifyAuditLog {
     /// A position whose hash was kept elsewhere, `POSITION:HASH`: `verified` and `hash` of an earlier answer.
-    #[param(example = "1042:b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c")]
     anchor: Option<String>,
 }
 

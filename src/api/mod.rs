@@ -133,7 +133,9 @@ pub fn router(state: ApiState) -> Router {
         .layer(map_response(no_store));
     let (public, _) = public().split_for_parts();
     let document = axum::body::Bytes::from(grammar::described(&openapi()).to_string());
-    let docs: Router<ApiState> = SwaggerUi::new("/docs").config(Config::from("/openapi.json")).into();
+    // Without a word about validators the page asks one on the internet.
+    let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none"));
+    let docs = Router::<ApiState>::from(docs).layer(map_response(at_home));
     Router::new()
         .nest(BASE, resources)
         .merge(public)
@@ -187,6 +189,15 @@ fn public() -> OpenApiRouter<ApiState> {
 /// What the resources answer is the caller's alone, and true only now.
 async fn no_store(mut response: Response) -> Response {
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The page for people may load and ask nothing but this service, and be put into no other page: tokens are
+/// typed into it.
+async fn at_home(mut response: Response) -> Response {
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+        connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     response
 }
 

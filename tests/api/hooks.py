@@ -67,6 +67,11 @@ BEYOND_A_SCHEMA = {
 EXAMPLE_ORGANIZATION = "acme"
 # One that stands in where the example would be ended for everything that follows.
 SPARE_ORGANIZATION = "spare"
+ENDS = {
+    "DELETE /api/v1/orgs/{org}",
+    "DELETE /api/v1/orgs/{org}/envs/{envType}",
+    "POST /api/v1/orgs/{org}/suspend",
+}
 SPARED_TOKENS = os.environ.get("SPARED_TOKENS", "").split()
 # One line for each answer: method, path as the document has it, status.
 ANSWERS = os.environ.get("ANSWERS")
@@ -87,8 +92,7 @@ def before_call(_context, case, _kwargs):
         case.headers["Idempotency-Key"] = f"{key}-{case.id}"
     operation = f"{case.method} {case.path}"
     given = case.path_parameters
-    ends = operation in ("DELETE /api/v1/orgs/{org}", "POST /api/v1/orgs/{org}/suspend")
-    if ends and given.get("org") == EXAMPLE_ORGANIZATION:
+    if operation in ENDS and given.get("org") == EXAMPLE_ORGANIZATION:
         given["org"] = SPARE_ORGANIZATION
     if operation == "DELETE /api/v1/tokens/{id}" and given.get("id") in SPARED_TOKENS:
         given["id"] = str(uuid.UUID(int=0))

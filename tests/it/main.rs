@@ -11,6 +11,7 @@ mod consumers;
 mod contract;
 mod dev;
 mod dev_command;
+mod docs_page;
 mod expiry;
 mod interop;
 mod issue_options;

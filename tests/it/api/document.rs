@@ -134,5 +134,7 @@ async fn there_is_a_page_to_try_it() {
     let page = api.get("/docs/").await;
     assert_eq!(page.status, 200);
     assert!(page.text().contains("swagger"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; ") && policy.contains("connect-src 'self'"), "{policy}");
     assert!(api.get("/docs/swagger-initializer.js").await.text().contains("/openapi.json"));
 }
