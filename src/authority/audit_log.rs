@@ -61,7 +61,7 @@ impl Authority {
             audit_chain::link(&mut tx, head, &settled, self.now()).await?;
             tx.commit().await?;
             linked += settled.events.len();
-            if settled.events.len() < usize::try_from(BATCH).unwrap_or(usize::MAX) {
+            if !settled.more {
                 return Ok(linked);
             }
         }

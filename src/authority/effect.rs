@@ -88,8 +88,8 @@ pub struct KeyUse {
     pub key: PublicKey<Account>,
     /// Valid credentials that are to be revoked.
     pub selected: usize,
-    /// Valid credentials that are to stay.
-    pub others: usize,
+    /// There are valid credentials that are to stay.
+    pub others: bool,
     /// Entries that it has already.
     pub standing: usize,
     /// Those of `selected` and `standing` that were issued after [`Situation::free_until`].
@@ -151,7 +151,7 @@ pub fn choose(situation: &Situation) -> Effect {
     let weight = |usage: &KeyUse| if chosen.cutoff.is_some() { usage.late } else { usage.selected + usage.standing };
     let mut replaceable: Vec<_> = keys
         .iter()
-        .filter(|usage| usage.replaceable && usage.others == 0 && usage.selected > 0 && weight(usage) > 0)
+        .filter(|usage| usage.replaceable && !usage.others && usage.selected > 0 && weight(usage) > 0)
         .collect();
     replaceable.sort_by_key(|usage| (std::cmp::Reverse(weight(usage)), usage.key));
     let cutoff = chosen.cutoff;

@@ -18,7 +18,7 @@ fn situation(asked: Asked, uses: &[(usize, usize, usize, usize)], free_until: Op
     let keys = uses.iter().zip(1_u64..).map(|((selected, others, standing, late), seed)| KeyUse {
         key: key(seed),
         selected: *selected,
-        others: *others,
+        others: *others > 0,
         standing: *standing,
         late: *late,
         replaceable: true,
@@ -132,7 +132,7 @@ proptest! {
                 key: *key,
                 replaceable: true,
                 selected: count(&|one| one.selected),
-                others: count(&|one| !one.selected && !one.revoked),
+                others: count(&|one| !one.selected && !one.revoked) > 0,
                 standing: count(&|one| one.revoked),
                 late: count(&|one| {
                     let cutoff = if let Asked::Everything(until) = asked { until } else { free_until };
@@ -160,7 +160,7 @@ proptest! {
         // neither a cutoff nor a key could help without hitting what is to stay.
         if asked == Asked::Selected && effect.over {
             prop_assert!(situation.keys.iter().filter(|usage| !effect.replaced.contains(&usage.key))
-                .all(|usage| usage.others > 0 || usage.selected == 0 || usage.late == 0));
+                .all(|usage| usage.others || usage.selected == 0 || usage.late == 0));
         }
 
         // A fold afterwards hits nothing that is valid either.

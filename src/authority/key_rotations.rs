@@ -308,12 +308,21 @@ impl Authority {
         Ok(standing.collect())
     }
 
-    /// What the decision about a rotation goes by.
-    pub(super) async fn facts(&self, connection: &mut Connection, rotation: &KeyRotation) -> Result<Facts> {
+    /// What the decision about a rotation goes by. Unless they are `counted`, credentials under the old key are 0 or 1.
+    pub(super) async fn facts(
+        &self,
+        connection: &mut Connection,
+        rotation: &KeyRotation,
+        counted: bool,
+    ) -> Result<Facts> {
         let has = key_rotations::servers_of(connection, rotation.account).await?;
         let old_key = rotation.old_key.to_string();
-        let under = key_rotations::under(connection, std::slice::from_ref(&old_key), self.now()).await?;
-        let under = under.get(&old_key).copied().unwrap_or_default();
+        let under = if counted {
+            let under = key_rotations::under(connection, std::slice::from_ref(&old_key), self.now()).await?;
+            under.get(&old_key).copied().unwrap_or_default()
+        } else {
+            key_rotations::any_under(connection, &old_key, self.now()).await?
+        };
         Ok(Facts {
             state: rotation.state,
             immediately: rotation.immediately,
@@ -327,7 +336,7 @@ impl Authority {
     }
 
     async fn rotation_view(&self, connection: &mut Connection, rotation: &KeyRotation) -> Result<KeyRotationView> {
-        let facts = self.facts(connection, rotation).await?;
+        let facts = self.facts(connection, rotation, true).await?;
         let (waits_for, servers) = match decide(&facts) {
             Step::Over => (None, Vec::new()),
             Step::Wait(wait) => (Some(wait.to_string()), wait.servers().to_vec()),

@@ -39,7 +39,7 @@ impl Authority {
 
     async fn step_key_rotation(&self, seen: &KeyRotation) -> Result<bool> {
         // A look without locks first: most rotations wait for hours.
-        let facts = self.facts(&mut *self.store.connection().await?, seen).await?;
+        let facts = self.facts(&mut *self.store.connection().await?, seen, false).await?;
         if matches!(decide(&facts), Step::Wait(_) | Step::Over) {
             return Ok(false);
         }
@@ -48,7 +48,7 @@ impl Authority {
         // Whoever records a credential holds this lock too: what is counted under it is all that there is.
         let org = organizations::lock_id(work.rows(), seen.organization).await?;
         let Some(rotation) = key_rotations::lock(work.rows(), seen.id).await? else { return Ok(false) };
-        let facts = self.facts(work.rows(), &rotation).await?;
+        let facts = self.facts(work.rows(), &rotation, false).await?;
         let (id, state) = (rotation.id, rotation.state);
         match decide(&facts) {
             Step::Activate => self.activate(work, &org, rotation).await?,

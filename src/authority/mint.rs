@@ -22,7 +22,7 @@ use crate::{
     nkey::{Account, Operator, PublicKey},
     policy::{LimitsOverride, Policies},
     signer::{SealedKey, lint},
-    store::{Connection, accounts, audit, environments, keys, operator, policies as made_with, revocations},
+    store::{Connection, accounts, audit, environments, keys, operator, policies as made_with, revocations, valid},
 };
 
 /// What minting decided for one account, before anything is signed.
@@ -258,7 +258,7 @@ impl Authority {
     ) -> Result<Option<DateTime<Utc>>> {
         let now = self.now();
         let Composition { cutoff, revocations: entries, .. } = &composed.composition;
-        let oldest = revocations::oldest_valid(tx, org.id, now).await?;
+        let oldest = valid::oldest(tx, org.id, now).await?;
         let earliest = oldest.map(|(issued_at, _)| issued_at);
         let Some(folded) = effect::fold(&composed.revoked, *cutoff, earliest, now.timestamp()) else {
             tracing::warn!(org = %org.slug, entries = entries.len(),

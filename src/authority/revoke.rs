@@ -28,7 +28,8 @@ use crate::{
         accounts, audit, environments,
         keys::{self, KeyScope, NewAccountKey},
         organizations,
-        revocations::{self, Selection, Usage},
+        revocations::{self, Selection},
+        valid::{self, Usage},
     },
 };
 
@@ -261,7 +262,7 @@ impl Authority {
             (None, Some(until)) if !narrowed => Asked::Everything(cutoff.map_or(until, |at| at.max(until))),
             (None, None) if request.all => {
                 // A credential may be younger than now: after a cutoff, they are issued in the next second.
-                let latest = revocations::latest_valid(work.rows(), org.id, now).await?.unwrap_or_default();
+                let latest = valid::latest(work.rows(), org.id, now).await?.unwrap_or_default();
                 Asked::Everything(now.timestamp().max(latest).max(cutoff.unwrap_or_default()))
             }
             _ => Asked::Selected,
@@ -292,12 +293,12 @@ impl Authority {
         let cutoff = revocations::cutoff(work.rows(), org.id).await?;
         if *asked == Asked::Selected {
             // Most revocations are few, and then nothing else has to be counted.
-            let selected = revocations::count(work.rows(), selection).await?;
+            let selected = valid::count(work.rows(), selection).await?;
             if entries + selected <= room {
                 return Ok(Effect { cutoff, replaced: Vec::new(), entries: entries + selected, over: false });
             }
         }
-        let earliest = revocations::earliest_other(work.rows(), selection, now).await?;
+        let earliest = valid::earliest_other(work.rows(), selection, now).await?;
         let latest = now.timestamp() - super::effect::FOLD_AGE;
         let free = match asked {
             Asked::Everything(until) => Some(*until),
@@ -305,7 +306,7 @@ impl Authority {
             _ => Some(earliest.map_or(i64::MAX, |at| at - 1).min(latest)),
         };
         let free_until = free.filter(|free| cutoff.is_none_or(|cutoff| *free > cutoff));
-        let usage = revocations::usage(work.rows(), selection, now, cutoff, free_until).await?;
+        let usage = valid::usage(work.rows(), selection, now, cutoff, free_until).await?;
         let of_account = keys::in_account(work.rows(), org.account).await?;
         let replaceable = keys::replaceable(work.rows(), org.account).await?;
         let usage = usage.into_iter().filter(|usage| of_account.iter().any(|(key, _)| *key == usage.key));
@@ -338,7 +339,7 @@ fn key_use(usage: &Usage) -> KeyUse {
     KeyUse {
         key: usage.key,
         selected: count(usage.selected),
-        others: count(usage.others),
+        others: usage.others,
         standing: count(usage.standing),
         late: count(usage.late),
         replaceable: true,

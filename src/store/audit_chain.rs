@@ -24,8 +24,23 @@ pub struct Head {
 pub struct Settled {
     /// In the order in which they are to be linked.
     pub events: Vec<ChainedEvent>,
-    /// Everything before this transaction is among them or linked already.
-    upto: String,
+    /// There may be more of them.
+    pub more: bool,
+    /// Everything before this transaction, and of it everything up to this number, is among them or linked already.
+    upto: (String, i64),
+}
+
+/// The first `$1` events `e` of those that `$which` names, in the order of their transactions.
+macro_rules! event_sql {
+    ($which:literal) => {
+        concat!(
+            "SELECT e.id, e.seq, e.at, e.actor, e.issuer, e.address, e.action, e.org, e.target, e.request_id,
+                 e.detail::text AS detail, e.xid::text AS xid, EXISTS (SELECT FROM audit_chain c WHERE c.event = e.id) AS linked
+             FROM audit_events e ",
+            $which,
+            " ORDER BY e.xid, e.seq LIMIT $1"
+        )
+    };
 }
 
 /// Takes the right to write links, held until the transaction ends; None: another replica has it.
@@ -52,29 +67,49 @@ async fn head(connection: &mut PgConnection) -> Result<Head> {
 /// older than every open transaction is complete.
 pub async fn settled(tx: &mut Tx, limit: i64) -> Result<Settled> {
     // A restored database counts its transactions anew; then everything that is not linked is looked for.
-    sqlx::query("UPDATE audit_progress SET linked = '0' WHERE linked > pg_snapshot_xmax(pg_current_snapshot())")
-        .execute(&mut **tx)
-        .await?;
-    let rows = sqlx::query(
-        "SELECT e.id, e.seq, e.at, e.actor, e.issuer, e.address, e.action, e.org, e.target, e.request_id,
-             e.detail::text AS detail, e.xid::text AS xid, pg_snapshot_xmin(pg_current_snapshot())::text AS open
-         FROM audit_events e
-         WHERE (e.xid >= (SELECT linked FROM audit_progress) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
-                OR e.xid > pg_snapshot_xmax(pg_current_snapshot()))
-           AND NOT EXISTS (SELECT 1 FROM audit_chain c WHERE c.event = e.id)
-         ORDER BY e.xid, e.seq LIMIT $1",
+    sqlx::query(
+        "UPDATE audit_progress SET linked = '0', linked_seq = 0 WHERE linked > pg_snapshot_xmax(pg_current_snapshot())",
     )
+    .execute(&mut **tx)
+    .await?;
+    // Before the events are read: what commits meanwhile is not passed over.
+    let open: String =
+        sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetch_one(&mut **tx).await?;
+    // What the index gives next, linked already or not: so a page costs the same however much waits behind it.
+    let page = sqlx::query(event_sql!(
+        "WHERE (e.xid, e.seq) > ((SELECT linked FROM audit_progress), (SELECT linked_seq FROM audit_progress))
+             AND e.xid < $2::text::xid8"
+    ))
     .bind(limit)
+    .bind(&open)
     .fetch_all(&mut **tx)
     .await?;
-    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
-    // Of the last transaction there may be more when the limit cut it.
-    let upto = match (rows.last(), rows.first()) {
-        (Some(last), _) if full => last.try_get("xid")?,
-        (_, Some(first)) => first.try_get("open")?,
-        _ => sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetch_one(&mut **tx).await?,
+    let (full, upto) = match page.last() {
+        Some(last) if i64::try_from(page.len()).unwrap_or(i64::MAX) == limit => {
+            (true, (last.try_get("xid")?, last.try_get("seq")?))
+        }
+        _ => (false, (open, 0)),
     };
-    Ok(Settled { events: rows.iter().map(event).collect::<Result<_>>()?, upto })
+    let mut events = Vec::with_capacity(page.len());
+    for row in &page {
+        if !row.try_get("linked")? {
+            events.push(event(row)?);
+        }
+    }
+    if !full {
+        // Of before the database was restored. Elsewhere there are none.
+        let ahead = sqlx::query(event_sql!(
+            "WHERE e.xid > pg_snapshot_xmax(pg_current_snapshot())
+                 AND NOT EXISTS (SELECT FROM audit_chain c WHERE c.event = e.id)"
+        ))
+        .bind(limit)
+        .fetch_all(&mut **tx)
+        .await?;
+        for row in &ahead {
+            events.push(event(row)?);
+        }
+    }
+    Ok(Settled { events, more: full, upto })
 }
 
 /// Writes the links behind `head` and remembers how far it came.
@@ -99,10 +134,13 @@ pub async fn link(tx: &mut Tx, head: Head, settled: &Settled, now: DateTime<Utc>
         .execute(&mut **tx)
         .await?;
     }
-    sqlx::query("UPDATE audit_progress SET linked = $1::text::xid8 WHERE linked < $1::text::xid8")
-        .bind(&settled.upto)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "UPDATE audit_progress SET linked = $1::text::xid8, linked_seq = $2 WHERE (linked, linked_seq) < ($1::text::xid8, $2)",
+    )
+    .bind(&settled.upto.0)
+    .bind(settled.upto.1)
+    .execute(&mut **tx)
+    .await?;
     Ok(end)
 }
 

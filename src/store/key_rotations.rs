@@ -193,6 +193,21 @@ pub async fn under(
         .collect()
 }
 
+/// Whether there are any such credentials under a key: counts one, if there is one. For whoever asks every second.
+pub async fn any_under(connection: &mut PgConnection, key: &str, now: DateTime<Utc>) -> Result<Under> {
+    // What ends last was issued last: few of those are renewed already.
+    let last_end: Option<DateTime<Utc>> = sqlx::query_scalar(
+        "SELECT LEAST(expires_at, ends_at) FROM credentials
+         WHERE issuer_key = $1 AND revoked_at IS NULL AND NOT renewed AND expires_at > $2
+         ORDER BY expires_at DESC LIMIT 1",
+    )
+    .bind(key)
+    .bind(now)
+    .fetch_optional(connection)
+    .await?;
+    Ok(Under { count: i64::from(last_end.is_some()), last_end })
+}
+
 /// Marks the credentials under a key revoked that servers still accept: the key has left the account,
 /// and nobody who was signed with it is let in. Returns how many. One that was renewed stays superseded:
 /// revocations name the user's key, and that is its successor's too.

@@ -75,7 +75,12 @@ impl Store {
             let of = |query: &mut Query| {
                 query.push(" WHERE o.slug = ").push_bind(org.as_str().to_owned());
             };
-            of_one(filter, now, ORDER, page.limit + 1, of, after)
+            match filter.state {
+                Some(CredentialState::Active | CredentialState::Superseded) => {
+                    valid_of_one(filter, now, page, of, after)
+                }
+                _ => of_one(filter, now, ORDER, page.limit + 1, of, after),
+            }
         } else {
             let mut query = selecting();
             query.push(" JOIN credentials c ON c.environment_id = e.id WHERE true");
@@ -129,6 +134,36 @@ fn of_one(
     of(&mut query);
     of_type(&mut query, filter);
     query.push(" ORDER BY ").push(order).push(" LIMIT ").push_bind(limit);
+    query
+}
+
+/// The same of what is valid, in the order of the end. Of those that live equally long that is the order of their
+/// issue, so an index gives them from the first one that is meant, however many have ended.
+fn valid_of_one(
+    filter: &Filter,
+    now: DateTime<Utc>,
+    page: &Page<End>,
+    of: impl FnOnce(&mut Query),
+    after: impl FnOnce(&mut Query),
+) -> Query {
+    let (limit, from) = (page.limit + 1, page.after.map_or(now, |(end, _)| end.max(now)));
+    let mut query = QueryBuilder::new("SELECT ");
+    query.push(COLUMNS).push(
+        " FROM organizations o CROSS JOIN LATERAL credential_lives(o.id) l JOIN environments e ON e.id = l.environment_id
+          CROSS JOIN LATERAL (SELECT * FROM credentials c
+              WHERE c.environment_id = l.environment_id AND c.role = l.role AND c.expires_at - c.issued_at = l.life
+                  AND c.issued_at >= issued_for(",
+    );
+    query.push_bind(from).push(", l.life)");
+    if let Some(before) = filter.expires_before {
+        query.push(" AND c.issued_at < issued_for(").push_bind(before).push(", l.life)");
+    }
+    narrow(&mut query, filter, now);
+    after(&mut query);
+    query.push(" ORDER BY c.issued_at, c.id LIMIT ").push_bind(limit).push(") c");
+    of(&mut query);
+    of_type(&mut query, filter);
+    query.push(" ORDER BY c.expires_at, c.id LIMIT ").push_bind(limit);
     query
 }
 

@@ -33,6 +33,7 @@ pub mod revocations;
 pub mod sealing;
 pub mod servers;
 pub mod tokens;
+pub mod valid;
 
 use std::time::Duration;
 

@@ -43,31 +43,31 @@ pub struct Selection {
     pub ends_after: DateTime<Utc>,
 }
 
-/// `$1` to `$5`, in the order of [`Selection`]; `$6` is its last part.
+/// Of a credential `c` of the organization, which is `$1`: `$2` to `$5`, in the order of [`Selection`]; `$6` is its
+/// last part.
 macro_rules! selected {
     () => {
-        "e.organization_id = $1 AND ($2::uuid IS NULL OR e.id = $2) AND ($3::text IS NULL OR c.role = $3)
+        "($2::uuid IS NULL OR c.environment_id = $2) AND ($3::text IS NULL OR c.role = $3)
          AND ($4::timestamptz IS NULL OR c.issued_at <= $4) AND ($5::text IS NULL OR c.issuer_key = $5)"
     };
 }
+pub(super) use selected;
+
+/// What joins `l` of `credential_lives` with the credentials `c` that are not revoked and end after `$end`.
+macro_rules! ending_after {
+    ($end:literal) => {
+        concat!(
+            "c.environment_id = l.environment_id AND c.role = l.role AND c.expires_at - c.issued_at = l.life
+             AND c.revoked_at IS NULL AND c.issued_at > issued_for(",
+            $end,
+            ", l.life)"
+        )
+    };
+}
+pub(super) use ending_after;
 
 /// How many ids of revoked credentials are told.
 pub const TOLD: usize = 1000;
-
-/// What one signing key of an organization has signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// The key.
-    pub key: PublicKey<Account>,
-    /// Credentials that are selected.
-    pub selected: i64,
-    /// Valid credentials that are not.
-    pub others: i64,
-    /// Revoked credentials that a server may still accept and the cutoff does not cover.
-    pub standing: i64,
-    /// Those of `selected` and `standing` that were issued after the time in question.
-    pub late: i64,
-}
 
 macro_rules! select {
     ($sql:expr, $selection:expr) => {
@@ -80,73 +80,7 @@ macro_rules! select {
             .bind($selection.ends_after)
     };
 }
-
-/// How many credentials are selected.
-pub async fn count(connection: &mut PgConnection, selection: &Selection) -> Result<usize> {
-    let sql = concat!(
-        "SELECT count(*) AS n FROM environments e JOIN credentials c ON c.environment_id = e.id
-         WHERE ",
-        selected!(),
-        " AND c.revoked_at IS NULL AND c.expires_at > $6"
-    );
-    let n: i64 = select!(sql, selection).fetch_one(connection).await?.try_get("n")?;
-    Ok(usize::try_from(n).unwrap_or_default())
-}
-
-/// The issue time, Unix seconds, of the oldest valid credential that is not selected.
-pub async fn earliest_other(
-    connection: &mut PgConnection,
-    selection: &Selection,
-    now: DateTime<Utc>,
-) -> Result<Option<i64>> {
-    let sql = concat!(
-        "SELECT min(c.issued_at) AS at FROM environments e JOIN credentials c ON c.environment_id = e.id
-         WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $7 AND NOT (",
-        selected!(),
-        " AND c.expires_at > $6)"
-    );
-    let at: Option<DateTime<Utc>> = select!(sql, selection).bind(now).fetch_one(connection).await?.try_get("at")?;
-    Ok(at.map(|at| at.timestamp()))
-}
-
-/// What each signing key of the organization has signed that a server may still accept. `late` counts what
-/// was issued after `free_until`.
-pub async fn usage(
-    connection: &mut PgConnection,
-    selection: &Selection,
-    now: DateTime<Utc>,
-    cutoff: Option<i64>,
-    free_until: Option<i64>,
-) -> Result<Vec<Usage>> {
-    let sql = concat!(
-        "SELECT issuer_key, count(*) FILTER (WHERE selected) AS selected,
-             count(*) FILTER (WHERE revoked_at IS NULL AND NOT selected AND expires_at > $7) AS others,
-             count(*) FILTER (WHERE standing) AS standing,
-             count(*) FILTER (WHERE (selected OR standing) AND ($9::timestamptz IS NULL OR issued_at > $9)) AS late
-         FROM (SELECT c.issuer_key, c.issued_at, c.expires_at, c.revoked_at,
-                   c.revoked_at IS NULL AND ",
-        selected!(),
-        " AS selected,
-                   c.revoked_at IS NOT NULL AND ($8::timestamptz IS NULL OR c.issued_at > $8) AS standing
-               FROM environments e JOIN credentials c ON c.environment_id = e.id
-               WHERE e.organization_id = $1 AND c.expires_at > $6) AS live
-         GROUP BY issuer_key"
-    );
-    let time = |at: Option<i64>| at.and_then(|at| DateTime::from_timestamp(at, 0));
-    let query = select!(sql, selection).bind(now).bind(time(cutoff)).bind(time(free_until));
-    let rows = query.fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Usage {
-                key: parse(row.try_get("issuer_key")?)?,
-                selected: row.try_get("selected")?,
-                others: row.try_get("others")?,
-                standing: row.try_get("standing")?,
-                late: row.try_get("late")?,
-            })
-        })
-        .collect()
-}
+pub(super) use select;
 
 /// Revokes what is selected; the answer is how many, and the first [`TOLD`] of them.
 pub async fn revoke(
@@ -157,46 +91,16 @@ pub async fn revoke(
 ) -> Result<(i64, Vec<Uuid>)> {
     let sql = concat!(
         "WITH revoked AS (
-             UPDATE credentials c SET revoked_at = GREATEST($7, c.issued_at), revocation_reason = $8 FROM environments e
-             WHERE e.id = c.environment_id AND ",
+             UPDATE credentials c SET revoked_at = GREATEST($7, c.issued_at), revocation_reason = $8
+             FROM credential_lives($1) l WHERE ",
+        ending_after!("$6"),
+        " AND ",
         selected!(),
-        " AND c.revoked_at IS NULL AND c.expires_at > $6 RETURNING c.id)
+        " RETURNING c.id)
          SELECT (SELECT count(*) FROM revoked) AS n, ARRAY(SELECT id FROM revoked ORDER BY id LIMIT 1000) AS ids"
     );
     let row = select!(sql, selection).bind(now).bind(reason).fetch_one(connection).await?;
     Ok((row.try_get("n")?, row.try_get("ids")?))
-}
-
-/// The issue time of the youngest credential that is not revoked, Unix seconds.
-pub async fn latest_valid(connection: &mut PgConnection, org: Uuid, now: DateTime<Utc>) -> Result<Option<i64>> {
-    let at: Option<DateTime<Utc>> = sqlx::query_scalar(
-        "SELECT max(c.issued_at) FROM environments e JOIN credentials c ON c.environment_id = e.id
-         WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $2",
-    )
-    .bind(org)
-    .bind(now)
-    .fetch_one(connection)
-    .await?;
-    Ok(at.map(|at| at.timestamp()))
-}
-
-/// The oldest valid credential: its issue time, Unix seconds, and its end.
-pub async fn oldest_valid(
-    connection: &mut PgConnection,
-    org: Uuid,
-    now: DateTime<Utc>,
-) -> Result<Option<(i64, DateTime<Utc>)>> {
-    let row = sqlx::query(
-        "SELECT c.issued_at, c.expires_at FROM environments e JOIN credentials c ON c.environment_id = e.id
-         WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $2 ORDER BY c.issued_at LIMIT 1",
-    )
-    .bind(org)
-    .bind(now)
-    .fetch_optional(connection)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let issued_at: DateTime<Utc> = row.try_get("issued_at")?;
-    Ok(Some((issued_at.timestamp(), row.try_get("expires_at")?)))
 }
 
 /// The revoked credentials of an organization that end after `ends_after` and are not covered by its cutoff.
@@ -228,11 +132,12 @@ pub async fn of_roles(
     roles: &[&str],
     ends_after: DateTime<Utc>,
 ) -> Result<Vec<Revoked>> {
-    let rows = sqlx::query(
+    let rows = sqlx::query(concat!(
         "SELECT c.user_key, c.issuer_key, c.issued_at, c.issued_at AS revoked_at, c.expires_at
-         FROM environments e JOIN credentials c ON c.environment_id = e.id
-         WHERE e.organization_id = $1 AND c.role = ANY($2) AND c.revoked_at IS NULL AND c.expires_at > $3",
-    )
+         FROM credential_lives($1) l JOIN credentials c ON ",
+        ending_after!("$3"),
+        " WHERE l.role = ANY($2)"
+    ))
     .bind(org)
     .bind(roles)
     .bind(ends_after)
@@ -377,21 +282,5 @@ impl Store {
             .await?
             .flatten();
         Ok(cutoff.map_or(i64::MIN, |at| at + 1))
-    }
-
-    /// How many credentials of an organization are valid, and how many of them are the oldest hundred's
-    /// ids: what keeps the cutoff where it is.
-    pub async fn valid_and_oldest(&self, org: Uuid, now: DateTime<Utc>, limit: i64) -> Result<(i64, Vec<Uuid>)> {
-        let row = sqlx::query(
-            "WITH valid AS (SELECT c.id, c.issued_at FROM environments e JOIN credentials c ON c.environment_id = e.id
-                 WHERE e.organization_id = $1 AND c.revoked_at IS NULL AND c.expires_at > $2)
-             SELECT (SELECT count(*) FROM valid) AS n, ARRAY(SELECT id FROM valid ORDER BY issued_at, id LIMIT $3) AS ids",
-        )
-        .bind(org)
-        .bind(now)
-        .bind(limit)
-        .fetch_one(self.pool())
-        .await?;
-        Ok((row.try_get("n")?, row.try_get("ids")?))
     }
 }

@@ -55,4 +55,5 @@ mod token_attacks;
 mod token_callers;
 mod topologies;
 mod url_resolver;
+mod valid;
 mod vectors;
