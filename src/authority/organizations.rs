@@ -66,6 +66,8 @@ impl Authority {
         audit::record(work.rows(), &event).await?;
         self.add_environments(work.rows(), &org, &wanted.env_types).await?;
         self.mint(work, &org, event.id).await?;
+        // Last: all that are admitted wait for each other here.
+        self.admit(work.rows(), promise).await?;
         Ok(Some(org))
     }
 
@@ -96,7 +98,6 @@ impl Authority {
         if !organizations::insert(tx, &org, promise).await? {
             return Ok(None);
         }
-        self.admit(tx, promise).await?;
         let plain = NewAccountKey { account, scope: KeyScope::Account, key: self.signer.generate()? };
         keys::insert(tx, &[plain], now).await?;
         Ok(Some(org))
@@ -151,7 +152,6 @@ impl Authority {
         let promised = organizations::promise(work.rows(), org.id).await?;
         let promise = if org.state == OrgState::Deleting { promised } else { self.promise(&org.plan, &org.limits)? };
         let change = Bytes { memory: promise.memory - promised.memory, disk: promise.disk - promised.disk };
-        self.admit(work.rows(), change).await?;
         let purge = matches!(what, Transform::Delete { purge: true });
         organizations::update(work.rows(), &org, promise, purge).await?;
         if org.state == OrgState::Deleting {
@@ -164,6 +164,7 @@ impl Authority {
         let event = self.event(actor, action, Some(slug), slug, detail);
         audit::record(work.rows(), &event).await?;
         self.mint(work, &org, event.id).await?;
+        self.admit(work.rows(), change).await?;
         Ok(org)
     }
 
