@@ -1,10 +1,17 @@
 //! What must not grow with the number of issued credentials: to list, show and issue.
 
-use std::time::Instant;
+use std::{fmt::Write, time::Instant};
 
 use anyhow::{Context, Result};
+use nats_authority::{
+    clock::{Clock, SystemClock},
+    entropy::SystemEntropy,
+    model::ids,
+    nkey::{Seed, User},
+};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::{
     deployment::Deployment,
@@ -15,7 +22,7 @@ use crate::{
 /// Whose credentials they are.
 pub const ORGANIZATION: &str = "ledger-bench";
 
-const SIZES: [i64; 3] = [1_000, 100_000, 1_000_000];
+const SIZES: [u64; 3] = [1_000, 100_000, 1_000_000];
 
 /// How often each is measured.
 const SAMPLES: usize = 200;
@@ -88,24 +95,81 @@ async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// Copies an issued credential until there are `size`: the same row with another id and key.
-async fn fill(connection: &mut PgConnection, size: i64) -> Result<()> {
-    sqlx::query(
-        "WITH one AS (
-             SELECT c AS credential FROM credentials c JOIN environments e ON e.id = c.environment_id
-             JOIN organizations o ON o.id = e.organization_id WHERE o.slug = $2 ORDER BY c.id LIMIT 1
-         ), copies AS (
-             SELECT jsonb_populate_record(one.credential, jsonb_build_object(
-                 'id', gen_random_uuid(),
-                 'user_key', 'U' || rpad(translate(upper(md5($1::text || '/' || n::text)), '0189', 'GHIJ'), 55, 'A')
-             )) AS copy FROM one, generate_series((SELECT count(*) FROM credentials) + 1, $1) n
-         )
-         INSERT INTO credentials SELECT (copy).* FROM copies",
+/// The credential that is copied.
+#[derive(sqlx::FromRow)]
+struct Sample {
+    environment_id: Uuid,
+    name: String,
+    role: String,
+    issuer_key: String,
+    issued_by: String,
+    audit_event: Uuid,
+}
+
+/// Copies an issued credential until there are `size` in the ledger: each with an id and a user key of its own,
+/// issued one after the other within the last weeks.
+async fn fill(connection: &mut PgConnection, size: u64) -> Result<()> {
+    let sample: Sample = sqlx::query_as(
+        "SELECT c.environment_id, c.name, c.role, c.issuer_key, c.issued_by, c.audit_event FROM credentials c
+         JOIN environments e ON e.id = c.environment_id JOIN organizations o ON o.id = e.organization_id
+         WHERE o.slug = $1 ORDER BY c.id LIMIT 1",
     )
-    .bind(size)
     .bind(ORGANIZATION)
-    .execute(&mut *connection)
+    .fetch_one(&mut *connection)
     .await?;
-    sqlx::query("ANALYZE credentials").execute(connection).await?;
+    let there: i64 = sqlx::query_scalar("SELECT count(*) FROM credentials").fetch_one(&mut *connection).await?;
+    let lacking = size.saturating_sub(u64::try_from(there)?);
+    // The rows refer to what the copied one refers to: looking it up once is enough.
+    sqlx::query("SET session_replication_role = replica").execute(&mut *connection).await?;
+    let mut rows = made(sample, lacking);
+    let mut copy = connection
+        .copy_in_raw(
+            "COPY credentials (id, environment_id, name, role, user_key, issuer_key, jwt_sha256, issued_at, expires_at,
+                 issued_by, audit_event) FROM STDIN",
+        )
+        .await?;
+    while let Some(chunk) = rows.recv().await {
+        copy.send(chunk.into_bytes()).await?;
+    }
+    copy.finish().await?;
+    sqlx::query("SET session_replication_role = origin").execute(&mut *connection).await?;
+    sqlx::query("VACUUM ANALYZE credentials").execute(connection).await?;
     Ok(())
+}
+
+/// The rows, in the text format of COPY. Keys are made, as real ones are, in a thread of their own.
+fn made(sample: Sample, count: u64) -> tokio::sync::mpsc::Receiver<String> {
+    const CHUNK: u64 = 1_000;
+    let (sender, rows) = tokio::sync::mpsc::channel(8);
+    std::thread::spawn(move || {
+        let entropy = SystemEntropy::new();
+        let Sample { environment_id, name, role, issuer_key, issued_by, audit_event } = sample;
+        let (now, sha256) = (SystemClock.unix(), "07".repeat(32));
+        let mut text = String::new();
+        for number in 1..=count {
+            let (id, user) =
+                (ids::new_id(&SystemClock, &entropy), Seed::<User>::generate(&entropy).key_pair().public());
+            // A few weeks old at most, so that all are valid.
+            let age = (count - number) % 3_000_000;
+            let issued = now.saturating_sub_unsigned(age);
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "{id}\t{environment_id}\t{name}\t{role}\t{user}\t{issuer_key}\t\\\\x{sha256}\t{}\t{}\t{issued_by}\t{audit_event}",
+                time(issued),
+                time(issued + 90 * 86_400),
+            );
+            if number % CHUNK == 0 || number == count {
+                // Nobody reads any more: the measurement has failed.
+                if sender.blocking_send(std::mem::take(&mut text)).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    rows
+}
+
+fn time(unix: i64) -> String {
+    chrono::DateTime::from_timestamp(unix, 0).unwrap_or_default().to_rfc3339()
 }
