@@ -202,7 +202,7 @@ impl Store {
         let rows = sqlx::query(
             "UPDATE accounts a SET due_at = $3 + make_interval(secs => $2), attempts = a.attempts + 1
              FROM (SELECT account_key FROM accounts WHERE due_at <= $3 AND jwt IS NOT NULL ORDER BY due_at
-                   LIMIT $1 FOR UPDATE SKIP LOCKED) AS due
+                   LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS due
              WHERE a.account_key = due.account_key
              RETURNING a.account_key, a.generation, a.jwt, a.state, a.attempts, a.rewrite, a.due_at",
         )
@@ -226,6 +226,14 @@ impl Store {
             .collect()
     }
 
+    /// Whether an account is due, locked or not.
+    pub async fn any_due(&self, now: DateTime<Utc>) -> Result<bool> {
+        Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM accounts WHERE due_at <= $1 AND jwt IS NOT NULL)")
+            .bind(now)
+            .fetch_one(self.pool())
+            .await?)
+    }
+
     /// Writes how a push ended: what each server has, and when to look again. An account that became due
     /// for another reason meanwhile stays due. One that got a newer generation becomes due again even
     /// if that was pushed already: ours may have arrived behind it, and servers keep whatever comes last.
@@ -240,7 +248,10 @@ impl Store {
         let column = |f: fn(&AccountServer) -> String| servers.iter().map(f).collect::<Vec<_>>();
         sqlx::query(
             "INSERT INTO account_servers AS s (account_key, server, server_id, stored, effective, error, at)
-             SELECT *, $7 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+             SELECT n.*, $7 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+                 AS n(account_key, server, server_id, stored, effective, error)
+             LEFT JOIN account_servers o ON o.account_key = n.account_key AND o.server = n.server
+             WHERE (o.server_id, o.stored, o.effective, o.error) IS DISTINCT FROM (n.server_id, n.stored, n.effective, n.error)
              ORDER BY 1, 2
              ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
                  stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
@@ -257,7 +268,7 @@ impl Store {
         .bind(now)
         .execute(&mut *tx)
         .await?;
-        sqlx::query(
+        let written = sqlx::query(
             "UPDATE accounts a SET
                  due_at = CASE WHEN a.generation > r.generation THEN $5 ELSE r.again_at END,
                  attempts = CASE WHEN r.again_at IS NULL THEN 0 ELSE a.attempts END,
@@ -273,6 +284,11 @@ impl Store {
         .bind(now)
         .execute(&mut *tx)
         .await?;
+        // Of one that is deleted nothing was written.
+        if written.rows_affected() == u64::try_from(reports.len()).unwrap_or(u64::MAX) {
+            tx.commit().await?;
+            return Ok(0);
+        }
         let gone = sqlx::query_scalar(
             "SELECT count(*) FROM UNNEST($1::text[], $2::bigint[]) AS r(account_key, generation)
              JOIN accounts a ON a.account_key = r.account_key AND a.state = 'deleted' AND a.generation > r.generation",

@@ -5,7 +5,7 @@
 //! push begins only when the ledger has just said that the claim stands: within [`FRESH`] of the
 //! claim, or after asking again. A claim ends when the account is minted, and when it runs out.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::{sync::Mutex, time::Instant};
@@ -27,8 +27,8 @@ pub(super) const LEASE: i64 = 10;
 const TRIES: usize = 3;
 
 /// The accounts of one claim.
-pub(super) struct Claims<'a> {
-    authority: &'a Authority,
+pub(super) struct Claims {
+    authority: Arc<Authority>,
     state: Mutex<State>,
 }
 
@@ -40,9 +40,9 @@ struct State {
     waiting: HashSet<PublicKey<Account>>,
 }
 
-impl<'a> Claims<'a> {
+impl Claims {
     /// `asked` is when the claim was sent to the ledger, not when it answered.
-    pub(super) fn new(authority: &'a Authority, due: &[DueAccount], asked: Instant) -> Self {
+    pub(super) fn new(authority: Arc<Authority>, due: &[DueAccount], asked: Instant) -> Self {
         let lease = due.first().map_or_else(DateTime::default, |due| due.lease);
         let waiting = due.iter().map(|due| due.account).collect();
         Self { authority, state: Mutex::new(State { asked, lease, waiting }) }

@@ -1,10 +1,23 @@
 //! Pushes due accounts to every server and records what each has. An account stays due until every
 //! live server stores its generation and, where it has loaded the account, runs it.
+//!
+//! While some are pushed the next ones are claimed, and of those before it is asked what servers run. One
+//! account is never pushed twice at the same time: after a reconnect a push is sent again, and the older JWT
+//! could come last.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use futures::{StreamExt, stream};
-use tokio::{task::JoinHandle, time::Instant};
+use chrono::{DateTime, Utc};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,37 +27,60 @@ use super::{
 };
 use crate::{
     authority::{Authority, reconcile::respelled},
-    error::Result,
+    error::{Error, Result},
     model::view::ResolverType,
     nkey::{Account, PublicKey},
     resolver::{Effective, EffectiveAnswer, Loaded, PushJob, PushOutcome, Resolver, StoreResult, SystemResolver},
     store::accounts::{AccountServer, DueAccount, PushReport},
 };
 
-/// How many accounts are claimed at a time.
-const CLAIM: i64 = 1024;
+/// How many accounts are claimed at a time: no more than are pushed within a good part of the time for which the
+/// ledger's word counts.
+const CLAIM: i64 = 512;
 
 /// How many pushes are under way at a time.
 const IN_FLIGHT: usize = 128;
+
+/// For how many pushes at a time it is asked what servers run.
+const SETTLE: usize = 512;
+
+/// So many of them at the same time, before pushing waits.
+const SETTLING: usize = 4;
 
 /// Up to so many accounts are asked for one by one what servers run; for more, servers are first
 /// asked which of all they have loaded.
 const FEW: usize = 16;
 
+/// How long to wait for a due account that somebody has locked; again and again, up to the second.
+const HELD: Duration = Duration::from_millis(5);
+
+/// What came of a look for due accounts.
+enum Look {
+    /// Some were pushed.
+    Pushed,
+    /// Nothing is due, or nobody is there.
+    Idle,
+    /// Some are due, and in the hands of a transaction: of one that reports an earlier push, mostly.
+    Held,
+}
+
 pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
-    let mut settling = Settling(None);
+    let mut settling = Settling::default();
+    let mut pause = HELD;
     loop {
-        match push_due(&authority, &resolver, &mut settling).await {
-            Ok(0) => {}
-            Ok(_) => {
-                authority.provision_wanted.notify_one();
-                continue;
-            }
-            Err(error) => tracing::warn!(%error, cause = error.internal_report(), "push"),
-        }
+        let look = push_due(&authority, &resolver, &mut settling, &stop).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, cause = error.internal_report(), "push");
+            Look::Idle
+        });
+        let wait = match look {
+            Look::Pushed => Duration::ZERO,
+            Look::Held => pause,
+            Look::Idle => TICK,
+        };
+        pause = if matches!(look, Look::Held) { (pause * 2).min(TICK) } else { HELD };
         // What comes next does not wait for a server that is slow to say what it runs.
-        if !nudged(&authority.push_wanted, TICK, &stop).await {
-            settling.settled().await;
+        if !nudged(&authority.push_wanted, wait, &stop).await {
+            while settling.next().await {}
             return;
         }
     }
@@ -56,59 +92,132 @@ type Answered = (DueAccount, PushOutcome);
 /// One pushed account and what each server has of it.
 type Pushed = (PushReport, Vec<AccountServer>);
 
-/// Servers are asked what they run, and it is written down, while the next accounts are pushed.
-struct Settling(Option<JoinHandle<()>>);
+/// Servers are asked what they run, and it is written down, while the next accounts are pushed. Of one account the
+/// older generation is written down first.
+#[derive(Default)]
+struct Settling(VecDeque<(HashSet<PublicKey<Account>>, JoinHandle<()>)>);
 
 impl Settling {
     async fn begin(&mut self, authority: &Arc<Authority>, resolver: &Arc<SystemResolver>, answered: Vec<Answered>) {
-        self.settled().await;
-        self.0 = Some(tokio::spawn(settle_all(Arc::clone(authority), Arc::clone(resolver), answered)));
+        if answered.is_empty() {
+            return;
+        }
+        let accounts: HashSet<_> = answered.iter().map(|(due, _)| due.account).collect();
+        while self.0.len() >= SETTLING || self.0.iter().any(|(before, _)| !before.is_disjoint(&accounts)) {
+            self.next().await;
+        }
+        let settling = settle_all(Arc::clone(authority), Arc::clone(resolver), answered);
+        self.0.push_back((accounts, tokio::spawn(settling)));
     }
 
-    async fn settled(&mut self) {
-        if let Some(settling) = self.0.take()
-            && settling.await.is_err()
-        {
+    /// Waits for the oldest; false: none is under way.
+    async fn next(&mut self) -> bool {
+        let Some((_, settling)) = self.0.pop_front() else { return false };
+        if settling.await.is_err() {
             tracing::error!("settling a push panicked");
         }
+        true
     }
 }
 
-/// Pushes what is due now; returns how many accounts that were.
+/// Pushes under way.
+#[derive(Default)]
+struct Pushes<'a> {
+    running: FuturesUnordered<BoxFuture<'a, (PublicKey<Account>, Option<Answered>)>>,
+    accounts: HashSet<PublicKey<Account>>,
+    answered: Vec<Answered>,
+}
+
+impl Pushes<'_> {
+    /// The next one is over; false: none is under way.
+    async fn next(&mut self) -> bool {
+        let Some((account, answered)) = self.running.next().await else { return false };
+        self.accounts.remove(&account);
+        self.answered.extend(answered);
+        true
+    }
+
+    /// There is room for a push of `account`.
+    fn may_begin(&self, account: PublicKey<Account>) -> bool {
+        self.running.len() < IN_FLIGHT && !self.accounts.contains(&account)
+    }
+}
+
+/// Accounts of one claim, and when it was sent to the ledger.
+type Claimed = JoinHandle<Result<(Vec<DueAccount>, Instant)>>;
+
+fn claim(authority: &Arc<Authority>) -> Claimed {
+    let authority = Arc::clone(authority);
+    tokio::spawn(async move {
+        let asked = Instant::now();
+        Ok((authority.store().claim_due_accounts(CLAIM, LEASE, authority.now()).await?, asked))
+    })
+}
+
+/// Pushes what is due, until nothing is left.
 async fn push_due(
     authority: &Arc<Authority>,
     resolver: &Arc<SystemResolver>,
     settling: &mut Settling,
-) -> Result<usize> {
+    stop: &CancellationToken,
+) -> Result<Look> {
     if !resolver.connection().state().borrow().connected || resolver.registry().expected().is_empty() {
-        return Ok(0);
+        return Ok(Look::Idle);
     }
-    let asked = Instant::now();
-    let due = authority.store().claim_due_accounts(CLAIM, LEASE, authority.now()).await?;
-    let count = due.len();
-    if count == 0 {
-        return Ok(0);
+    let (mut next, mut pushes, mut count, mut failed) = (Some(claim(authority)), Pushes::default(), 0, None);
+    while let Some(claimed) = next.take() {
+        let (due, asked) = match claimed.await {
+            Ok(Ok(claimed)) => claimed,
+            Ok(Err(error)) => {
+                failed = Some(error);
+                break;
+            }
+            Err(error) => {
+                failed = Some(Error::internal("a claim panicked").with_source(error));
+                break;
+            }
+        };
+        count += due.len();
+        if i64::try_from(due.len()) == Ok(CLAIM) && !stop.is_cancelled() {
+            next = Some(claim(authority));
+        }
+        let claims = Arc::new(Claims::new(Arc::clone(authority), &due, asked));
+        for due in due {
+            while !pushes.may_begin(due.account) && pushes.next().await {}
+            pushes.accounts.insert(due.account);
+            pushes.running.push(Box::pin(push_one(resolver, Arc::clone(&claims), due)));
+            if pushes.answered.len() >= SETTLE {
+                settling.begin(authority, resolver, std::mem::take(&mut pushes.answered)).await;
+            }
+        }
     }
-    let claims = Claims::new(authority, &due, asked);
-    let jobs = stream::iter(due).map(|due| push_one(resolver, &claims, due));
-    let answered = jobs.buffer_unordered(IN_FLIGHT).filter_map(std::future::ready).collect().await;
-    settling.begin(authority, resolver, answered).await;
-    Ok(count)
+    while pushes.next().await {}
+    settling.begin(authority, resolver, pushes.answered).await;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if count > 0 {
+        authority.provision_wanted.notify_one();
+        return Ok(Look::Pushed);
+    }
+    Ok(if authority.store().any_due(authority.now()).await? { Look::Held } else { Look::Idle })
 }
 
 /// Asks what servers run of what was pushed, and writes it down.
 async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, answered: Vec<Answered>) {
     let (authority, resolver) = (authority.as_ref(), resolver.as_ref());
+    let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
     // Asked after the push: a server that loads an account from now on loads the new JWT.
     let loaded = if answered.len() > FEW { resolver.loaded().await.ok() } else { None };
     let checks = stream::iter(answered).map(|(due, outcome)| {
+        let live = &live;
         let known = loaded.as_deref().and_then(|loaded| not_loaded(loaded, due.account));
         async move {
             let effective = match known {
                 Some(nowhere) => nowhere,
                 None => resolver.effective(due.account).await.unwrap_or_default(),
             };
-            settle(authority, resolver, due, &outcome, &effective).await
+            settle(authority, resolver, due, &outcome, &effective, live).await
         }
     });
     let pushed: Vec<Pushed> = checks.buffer_unordered(IN_FLIGHT).collect().await;
@@ -119,18 +228,38 @@ async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, an
         Ok(_) => authority.reconcile_wanted.notify_one(),
         Err(error) => tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded"),
     }
-    for report in reports {
+    for report in &reports {
         authority.announce(report.account);
     }
     authority.clients_wanted.notify_one();
+    authority.provision_wanted.notify_one();
+    let again_at = reports.iter().filter_map(|report| report.again_at).min();
+    if let Some(again_at) = again_at {
+        wake_at(Arc::clone(&authority.push_wanted), again_at, authority.now());
+    }
 }
 
-/// Pushes one account; none: others have it by now.
+/// What is to be pushed again is so as soon as its pause is over, and not with the next tick.
+fn wake_at(wanted: Arc<Notify>, at: DateTime<Utc>, now: DateTime<Utc>) {
+    let pause = (at - now).to_std().unwrap_or_default();
+    if pause < TICK {
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            wanted.notify_one();
+        });
+    }
+}
+
+/// Pushes one account; without answers: others have it by now.
 async fn push_one(
     resolver: &SystemResolver,
-    claims: &Claims<'_>,
-    mut due: DueAccount,
-) -> Option<(DueAccount, PushOutcome)> {
+    claims: Arc<Claims>,
+    due: DueAccount,
+) -> (PublicKey<Account>, Option<Answered>) {
+    (due.account, push_claimed(resolver, &claims, due).await)
+}
+
+async fn push_claimed(resolver: &SystemResolver, claims: &Claims, mut due: DueAccount) -> Option<Answered> {
     let started = Instant::now();
     if due.rewrite
         && let Some(other) = respelled(&due.jwt)
@@ -161,10 +290,10 @@ async fn settle(
     due: DueAccount,
     outcome: &PushOutcome,
     effective: &[EffectiveAnswer],
+    live: &[String],
 ) -> Pushed {
     let servers = judge(&due, outcome, effective);
-    let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
-    let mut settled = is_settled(&servers, &live);
+    let mut settled = is_settled(&servers, live);
     if due.tombstone {
         // A server that is away would bring the account back to the others; not so one that stores nothing.
         let standing = authority.standing();
