@@ -37,9 +37,9 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
 ///
 /// The account changes as little as it can so that the servers refuse exactly these: single entries while
 /// there is room, else a cutoff that hits nothing that is to stay, else new signing keys where every valid user
-/// of the old one is to go. `all` and `issuedBefore` alone are a cutoff, `signingKey` alone takes that key out of
-/// the account: both also hit what the ledger does not know. With `Prefer: wait=N` the answer says
-/// whether the clients are gone.
+/// of the old one is to go. `all` and `issuedBefore` alone are a cutoff: it also hits what the ledger does not
+/// know. So does taking a stolen signing key out of the account, which is its rotation, `immediately`. With
+/// `Prefer: wait=N` the answer says whether the clients are gone.
 #[utoipa::path(
     post, path = "/orgs/{org}/revocations", tag = "credentials", request_body = Revoke,
     params(

@@ -75,10 +75,8 @@ pub fn fold(revoked: &[Revoked], cutoff: Option<i64>, earliest_valid: Option<i64
 pub enum Asked {
     /// These credentials and no other.
     Selected,
-    /// Everything that was issued until this second.
+    /// Everything that was issued until this second, whether the ledger knows it or not.
     Everything(i64),
-    /// Everything that this key has signed, whether the ledger knows it or not.
-    Key(PublicKey<Account>),
 }
 
 /// What one signing key of the account has signed.
@@ -136,7 +134,6 @@ pub fn choose(situation: &Situation) -> Effect {
     };
     match asked {
         Asked::Everything(until) => return effect(Some(*until), Vec::new()),
-        Asked::Key(key) => return effect(None, vec![*key]),
         Asked::Selected => {}
     }
     let mut chosen = effect(None, Vec::new());

@@ -99,7 +99,7 @@ impl Authority {
             CONSUMERS.abandon(work.rows(), row.id).await?;
             keys::retire_environment(work.rows(), row.id).await?;
             let environment = Environment::new(slug.clone(), env_type.clone());
-            let detail = self.revoke_environment(work, &org, row.id).await?;
+            let detail = self.revoke_environment(work, actor, &org, row.id).await?;
             let event = self.event(actor, "environment.delete", Some(slug), environment.name(), detail);
             audit::record(work.rows(), &event).await?;
             self.mint(work, &org, event.id).await?;

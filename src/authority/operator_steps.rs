@@ -105,23 +105,28 @@ impl Authority {
         if last.is_none() {
             return Ok((0, None));
         }
-        let detail = json!({"newKey": key.public, "accounts": due.iter().map(|due| due.account).collect::<Vec<_>>()});
-        let event = self.event(&actor, "operator-key.resign", None, key.public, detail);
-        audit::record(rows, &event).await?;
-        let mut signed = 0;
+        let mut again = Vec::with_capacity(due.len());
         for due in &due {
             match self.claims_again(due, &key) {
-                Ok(linted) => {
-                    self.sign_again(rows, due, &key, linted, event.id).await?;
-                    signed += 1;
-                }
+                Ok(linted) => again.push((due, linted)),
                 Err(error) => {
                     tracing::error!(account = %due.account, %error, cause = error.internal_report(), "an account cannot be signed with the operator's new key");
                 }
             }
         }
+        if again.is_empty() {
+            // Nothing is recorded of what is tried once more each second.
+            return Ok((0, last));
+        }
+        let accounts: Vec<_> = again.iter().map(|(due, _)| due.account).collect();
+        let detail = json!({"newKey": key.public, "accounts": accounts});
+        let event = self.event(&actor, "operator-key.resign", None, key.public, detail);
+        audit::record(rows, &event).await?;
+        for (due, linted) in again {
+            self.sign_again(rows, due, &key, linted, event.id).await?;
+        }
         change.commit().await?;
-        Ok((signed, last))
+        Ok((accounts.len(), last))
     }
 
     fn claims_again(&self, due: &Unsigned, key: &SealedKey<Operator>) -> Result<Linted<jwt::Account>> {

@@ -235,8 +235,8 @@ pub struct Revoke {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "2026-01-31T12:00:00Z")]
     pub issued_before: Option<String>,
-    /// Those that this signing key has signed. Alone, the key leaves the account and a new one takes its place, so
-    /// that also what the ledger does not know is refused.
+    /// Those that this signing key has signed, as far as the ledger knows them. The key stays: a stolen one leaves the
+    /// account by its rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing_key: Option<String>,
     /// For the audit log, at most 500 characters.

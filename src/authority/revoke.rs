@@ -95,7 +95,7 @@ impl Authority {
         let mut generation = accounts::lock(work.rows(), org.account).await?.generation;
         let mut bytes_after = before.bytes;
         if revoked > 0 || moved && effect.cutoff.is_some() || !effect.replaced.is_empty() {
-            self.apply(work, &org, &effect).await?;
+            self.apply(work, actor, &org, &effect).await?;
             let detail = json!({
                 "selector": request, "revoked": revoked, "credentials": ids, "cutoff": effect.cutoff,
                 "replacedKeys": effect.replaced, "entries": effect.entries,
@@ -113,6 +113,7 @@ impl Authority {
     pub(super) async fn revoke_environment(
         &self,
         work: &mut Work,
+        actor: &Actor,
         org: &Organization,
         environment: Uuid,
     ) -> Result<serde_json::Value> {
@@ -131,7 +132,7 @@ impl Authority {
         let reason = Some("environment deleted");
         let (revoked, ids) = revocations::revoke(work.rows(), &question.selection, now, reason).await?;
         if revoked > 0 {
-            self.apply(work, org, &effect).await?;
+            self.apply(work, actor, org, &effect).await?;
         }
         Ok(json!({
             "revoked": revoked, "credentials": ids, "cutoff": effect.cutoff, "replacedKeys": effect.replaced,
@@ -139,11 +140,11 @@ impl Authority {
     }
 
     /// Writes what was chosen, beside the entries, which follow from the credentials.
-    async fn apply(&self, work: &mut Work, org: &Organization, effect: &Effect) -> Result<()> {
+    async fn apply(&self, work: &mut Work, actor: &Actor, org: &Organization, effect: &Effect) -> Result<()> {
         if let Some(cutoff) = effect.cutoff {
             revocations::set_cutoff(work.rows(), org.id, cutoff).await?;
         }
-        self.replace_keys(work, org, &effect.replaced).await
+        self.replace_keys(work, actor, org, &effect.replaced).await
     }
 
     /// Of these users, those that the ledger knows and no valid credential is left for.
@@ -241,26 +242,19 @@ impl Authority {
         let key = match &request.signing_key {
             None => None,
             Some(text) => {
-                let unknown = || {
-                    Error::field(
-                        "unknown-signing-key",
-                        "/signingKey",
-                        "this is no active signing key of the organization, or it is being rotated; see its keys, and hasten a rotation to take its old key out at once",
-                    )
-                };
-                let key: PublicKey<Account> = text.parse().map_err(|_| unknown())?;
-                keys::scope(work.rows(), org.account, key).await?.ok_or_else(unknown)?;
-                Some(key)
+                let of_account = keys::in_account(work.rows(), org.account).await?;
+                let key = text.parse().ok().filter(|key| of_account.iter().any(|(other, _)| other == key));
+                let unknown = "this is no signing key in the organization's account; see `keys` of the organization";
+                Some(key.ok_or_else(|| Error::field("unknown-signing-key", "/signingKey", unknown))?)
             }
         };
         let before = request.issued_before.as_deref().map(|text| parse_past(text, now)).transpose()?;
         // Servers compare whole seconds, and with the cutoff's second they refuse that second too.
         let issued_until = before.map(|before| ceil(before) - 1);
         let cutoff = revocations::cutoff(work.rows(), org.id).await?;
-        let asked = match (key, issued_until) {
-            (Some(key), None) if request.env.is_none() && request.role.is_none() => Asked::Key(key),
-            (None, Some(until)) if !narrowed => Asked::Everything(cutoff.map_or(until, |at| at.max(until))),
-            (None, None) if request.all => {
+        let asked = match issued_until {
+            Some(until) if !narrowed => Asked::Everything(cutoff.map_or(until, |at| at.max(until))),
+            None if request.all => {
                 // A credential may be younger than now: after a cutoff, they are issued in the next second.
                 let latest = valid::latest(work.rows(), org.id, now).await?.unwrap_or_default();
                 Asked::Everything(now.timestamp().max(latest).max(cutoff.unwrap_or_default()))
@@ -303,7 +297,7 @@ impl Authority {
         let free = match asked {
             Asked::Everything(until) => Some(*until),
             // Nothing that is not selected may be hit, also what is just being recorded.
-            _ => Some(earliest.map_or(i64::MAX, |at| at - 1).min(latest)),
+            Asked::Selected => Some(earliest.map_or(i64::MAX, |at| at - 1).min(latest)),
         };
         let free_until = free.filter(|free| cutoff.is_none_or(|cutoff| *free > cutoff));
         let usage = valid::usage(work.rows(), selection, now, cutoff, free_until).await?;
@@ -317,18 +311,28 @@ impl Authority {
         Ok(Effect { cutoff: chosen.cutoff.or(cutoff), ..chosen })
     }
 
-    /// Takes signing keys out of the account and puts a new one in the place of each.
-    async fn replace_keys(&self, work: &mut Work, org: &Organization, replaced: &[PublicKey<Account>]) -> Result<()> {
+    /// Takes signing keys out of the account and puts a new one in the place of each. Nobody may ask for it: that is a
+    /// rotation, which a second person approves. It is the means of a revocation that ends every valid credential
+    /// of the key anyway, so whoever may revoke these decides nothing more by it.
+    async fn replace_keys(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        org: &Organization,
+        replaced: &[PublicKey<Account>],
+    ) -> Result<()> {
         let mut new = Vec::with_capacity(replaced.len());
         for key in replaced {
             let Some(scope) = keys::scope(work.rows(), org.account, *key).await? else { continue };
             keys::retire(work.rows(), *key).await?;
-            if let KeyScope::Role { role, .. } = &scope
-                && !self.policies().roles.contains_key(role)
-            {
-                continue;
-            }
-            new.push(NewAccountKey { account: org.account, scope, key: self.signer.generate()? });
+            let gone = matches!(&scope, KeyScope::Role { role, .. } if !self.policies().roles.contains_key(role));
+            let successor = if gone { None } else { Some(self.signer.generate()?) };
+            let detail = json!({
+                "oldKey": key, "newKey": successor.as_ref().map(|key| key.public),
+                "because": "all that it signed is revoked, in more entries than the account has room for",
+            });
+            audit::record(work.rows(), &self.event(actor, "key.replace", Some(&org.slug), *key, detail)).await?;
+            new.extend(successor.map(|key| NewAccountKey { account: org.account, scope, key }));
         }
         keys::insert(work.rows(), &new, self.now()).await
     }

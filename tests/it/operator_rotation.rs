@@ -230,3 +230,33 @@ async fn the_database_skips_no_step_and_signs_with_no_other_key() {
     assert!(sql(&l, removed).await.is_err(), "accounts are signed with the old key, and servers trust it");
     assert!(sql(&l, "UPDATE key_rotations SET state = 'cancelled', ended_at = now()").await.is_err());
 }
+
+#[tokio::test]
+async fn an_account_that_cannot_be_signed_holds_up_no_other_and_fills_no_log() {
+    let l = ledger().await;
+    let a = &l.authority;
+    a.onboard(&l.actor, acme(&["prod"])).await.unwrap();
+    let id = a.propose_operator_rotation(&l.actor, &Reason::default()).await.unwrap().id;
+    let pending = a.approve_operator_rotation(&officer(), id).await.unwrap();
+    let jwt = sign(&l).await;
+    a.set_operator_jwt(&l.actor, &jwt).await.unwrap();
+    let (old, new) = (pending.old_key, pending.new_key.unwrap());
+    trust(a, [&[&*old, &*new]; 3]);
+    assert!(step(&l).await, "the new key signs");
+    let acme = "SELECT account_key FROM organizations";
+    let mut connection = sqlx::PgConnection::connect(l.database.url()).await.unwrap();
+    let account: String = sqlx::query_scalar(acme).fetch_one(&mut connection).await.unwrap();
+    sql(&l, "UPDATE accounts SET jwt = 'unreadable', generation = 2, iat = iat + 1 WHERE account_key IN (SELECT account_key FROM organizations)")
+        .await
+        .unwrap();
+    assert!(step(&l).await, "the others are signed");
+    for _ in 0..3 {
+        assert!(!step(&l).await);
+        assert_eq!(show(&l, id).await.accounts_to_sign, Some(1));
+    }
+    let events = "SELECT detail FROM audit_events WHERE action = 'operator-key.resign'";
+    let events: Vec<serde_json::Value> = sqlx::query_scalar(events).fetch_all(&mut connection).await.unwrap();
+    assert_eq!(events.len(), 1);
+    let told = events[0]["accounts"].as_array().unwrap();
+    assert!(told.len() == 2 && !told.contains(&serde_json::json!(account)), "{told:?}");
+}

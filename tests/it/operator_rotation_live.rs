@@ -31,21 +31,21 @@ const ORGS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
 
 /// Who logs in, and what came of it.
 #[derive(Default)]
-struct Logins {
-    urls: Vec<String>,
+pub struct Logins {
+    pub urls: Vec<String>,
     /// By server: odd while it is down, another number after it.
-    restarts: [AtomicUsize; 3],
-    creds: Mutex<Vec<String>>,
-    count: AtomicUsize,
-    issued: AtomicUsize,
-    onboarded: AtomicUsize,
-    refused: Mutex<Vec<String>>,
-    stop: AtomicBool,
+    pub restarts: [AtomicUsize; 3],
+    pub creds: Mutex<Vec<String>>,
+    pub count: AtomicUsize,
+    pub issued: AtomicUsize,
+    pub onboarded: AtomicUsize,
+    pub refused: Mutex<Vec<String>>,
+    pub stop: AtomicBool,
 }
 
 impl Logins {
     /// Logs in at one server. Only while that server is being restarted it may fail.
-    async fn login(&self, creds: &str, server: usize, what: &str) {
+    pub async fn login(&self, creds: &str, server: usize, what: &str) {
         let before = self.restarts[server].load(Ordering::SeqCst);
         if before % 2 == 1 {
             return;
@@ -65,7 +65,7 @@ impl Logins {
     }
 
     /// Those who have been there all the time.
-    async fn come_and_go(self: Arc<Self>, seed: u64) {
+    pub async fn come_and_go(self: Arc<Self>, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         while !self.is_over() {
             let creds = self.creds.lock().unwrap().choose(&mut rng).cloned().unwrap();
@@ -87,7 +87,7 @@ impl Logins {
         None
     }
 
-    async fn issue(&self, http: &Http, org: &str, name: &str) -> Option<String> {
+    pub async fn issue(&self, http: &Http, org: &str, name: &str) -> Option<String> {
         let path = format!("/api/v1/orgs/{org}/envs/prod/credentials");
         let issued = self.ask(http, Method::POST, &path, Some(json!({"name": name, "role": "viewer"}))).await?;
         Some(issued["creds"].as_str().unwrap().to_owned())
@@ -134,26 +134,42 @@ impl Logins {
     }
 }
 
-struct Scene {
-    site: Site,
-    logins: Arc<Logins>,
-    id: String,
+/// A site whose operator's key is rotated.
+pub struct Scene {
+    pub site: Site,
+    pub logins: Arc<Logins>,
+    /// The rotation.
+    pub id: String,
 }
 
 impl Scene {
-    async fn view(&self) -> Value {
+    /// Asks for the rotation.
+    pub async fn propose(site: Site, logins: &Arc<Logins>) -> Self {
+        let (status, view) = site.http().post("/api/v1/operator/keys/rotate", json!({"reason": "once a year"})).await;
+        assert_eq!(status, 202, "{view}");
+        let id = view["id"].as_str().unwrap().to_owned();
+        Self { site, logins: Arc::clone(logins), id }
+    }
+
+    pub async fn approve(&self) {
+        let officer = Actor::caller("olga", [CallerRole::SecurityOfficer]);
+        let id = self.id.parse().unwrap();
+        self.site.authority().await.approve_operator_rotation(&officer, id).await.unwrap();
+    }
+
+    pub async fn view(&self) -> Value {
         let (status, view) = self.site.http().get(&format!("/api/v1/operator/rotations/{}", self.id)).await;
         assert_eq!(status, 200, "{view}");
         view
     }
 
-    async fn waits(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    pub async fn waits(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         eventually(what, || async { holds(&self.view().await) }).await;
         self.view().await
     }
 
     /// kill -9, and all that it had in memory is gone.
-    async fn kill(&mut self) {
+    pub async fn kill(&mut self) {
         self.site.replicas[0].kill().await;
         self.site.replicas[0].spawn();
         self.site.replicas[0].ready(3).await;
@@ -172,7 +188,7 @@ impl Scene {
     }
 
     /// What a person does: fetch the proposal, sign it with the identity, hand it in.
-    fn hand_in_operator_jwt(&self, name: &str) {
+    pub fn hand_in_operator_jwt(&self, name: &str) {
         let (proposal, signed) = (format!("{name}.json"), format!("{name}.jwt"));
         fs::write(self.site.dir.path().join(&proposal), self.run(&["operator", "jwt", "proposal"])).unwrap();
         self.run(&["operator", "sign", &proposal, "--identity", IDENTITY_SEED, "--out", &signed]);
@@ -180,7 +196,7 @@ impl Scene {
     }
 
     /// Restarts a server with what the service says that servers are to trust.
-    async fn restart(&mut self, index: usize) {
+    pub async fn restart(&mut self, index: usize) {
         let config = self.run(&["operator", "server-config"]);
         fs::write(self.site.cluster.servers()[index].config().with_file_name("operator.conf"), config).unwrap();
         self.logins.restarts[index].fetch_add(1, Ordering::SeqCst);
@@ -208,7 +224,7 @@ impl Scene {
     }
 
     /// Who signed the accounts that each server stores.
-    fn stored_signers(&self) -> Vec<String> {
+    pub fn stored_signers(&self) -> Vec<String> {
         let mut signers = Vec::new();
         for server in self.site.cluster.servers() {
             for file in fs::read_dir(server.resolver_dir()).unwrap() {
@@ -246,14 +262,10 @@ async fn nobody_is_refused_through_a_rotation_and_a_kill_after_every_step() {
     tasks.spawn(Arc::clone(&logins).issue_all_the_time(Arc::clone(&http)));
     tasks.spawn(Arc::clone(&logins).onboard_all_the_time(http));
 
-    let (status, proposed) = site.http().post("/api/v1/operator/keys/rotate", json!({"reason": "once a year"})).await;
-    assert_eq!(status, 202, "{proposed}");
-    let id = proposed["id"].as_str().unwrap().to_owned();
-    let old_key = proposed["oldKey"].clone();
-    let mut scene = Scene { site, logins: Arc::clone(&logins), id };
+    let mut scene = Scene::propose(site, &logins).await;
+    let old_key = scene.view().await["oldKey"].clone();
     scene.kill().await;
-    let officer = Actor::caller("olga", [CallerRole::SecurityOfficer]);
-    scene.site.authority().await.approve_operator_rotation(&officer, scene.id.parse().unwrap()).await.unwrap();
+    scene.approve().await;
     scene.kill().await;
     let pending = scene.view().await;
     assert_eq!((&pending["state"], &pending["needsOperatorJwt"]), (&json!("pending"), &json!(true)));

@@ -4,11 +4,12 @@ use async_nats::Client;
 use nats_authority::{
     authority::{
         Issued, Revocation,
-        requests::{NewCredential, Revoke},
+        requests::{NewCredential, Revoke, RotateKeys},
     },
     jwt,
     model::{CredentialState, EnvType, OrgSlug},
     nkey::{Account, PublicKey},
+    store::{audit, page::Page},
 };
 use reqwest::Method;
 use serde_json::json;
@@ -161,20 +162,25 @@ async fn everything_is_one_cutoff_and_what_is_issued_then_is_younger() {
 }
 
 #[tokio::test]
-async fn a_key_by_name_leaves_the_account_and_another_one_takes_its_place() {
+async fn what_a_key_has_signed_goes_and_the_key_stays() {
     let l = ledger().await;
     l.authority.onboard(&l.actor, acme(&["prod", "dev"])).await.unwrap();
     let old = issue(&l, "prod", "viewer").await;
     let other = issue(&l, "dev", "viewer").await;
-    let request = Revoke { signing_key: Some(old.credential.issuer_key.clone()), ..Revoke::default() };
+    let key = &old.credential.issuer_key;
+    let request = Revoke { signing_key: Some(key.clone()), ..Revoke::default() };
     let done = revoke(&l, request.clone()).await;
-    assert_eq!((done.revoked, done.effect.replaced.len(), done.effect.entries), (1, 1, 0));
-    assert!(account(&l).await.nats.revocations.is_empty());
+    assert_eq!((done.revoked, done.effect.replaced.len(), done.effect.entries), (1, 0, 1));
     assert!(!accepted(&l, &old).await && accepted(&l, &other).await);
     let new = issue(&l, "prod", "viewer").await;
-    assert_ne!(new.credential.issuer_key, old.credential.issuer_key);
+    assert_eq!(new.credential.issuer_key, *key, "who wants another key asks for its rotation");
     assert!(accepted(&l, &new).await);
-    assert_eq!(code(&l, request).await, "unknown-signing-key", "it is no longer active");
+
+    // Also of a key that is being rotated.
+    let rotate = RotateKeys { public_key: Some(key.clone()), ..RotateKeys::default() };
+    l.authority.propose_key_rotations(&l.actor, &slug(), &rotate).await.unwrap();
+    assert_eq!(revoke(&l, request).await.revoked, 1);
+    assert!(!accepted(&l, &new).await);
 }
 
 #[tokio::test]
@@ -188,6 +194,10 @@ async fn many_take_the_way_that_hits_nothing_else() {
     let done = revoke(&l, of(Some("dev"), Some("viewer"))).await;
     assert_eq!((done.revoked, done.effect.replaced.len(), done.effect.cutoff, done.effect.entries), (500, 1, None, 0));
     assert!(!accepted(&l, &many[0]).await && !accepted(&l, &many[399]).await && accepted(&l, &stays).await);
+    let old_key = &many[0].credential.issuer_key;
+    let filter = audit::Filter { action: Some("key.replace".to_owned()), ..audit::Filter::default() };
+    let (events, _) = l.authority.store().audit_events(&filter, &Page { limit: 10, after: None }).await.unwrap();
+    assert_eq!((events.len(), &events[0].target, &events[0].detail["oldKey"]), (1, old_key, &json!(old_key)));
 
     let many = issue_many(&l, "dev", "viewer", 500).await;
     l.clock.advance(1000);

@@ -7,7 +7,7 @@ use super::{Failure, Outcome, client::Client, cred::details, org::servers, previ
 use crate::{
     api::credentials::ChangedCredential,
     authority::requests::{Reason, Revoke},
-    cli::output::{fields, time},
+    cli::output::{fields, note, time},
     model::{
         CredentialState,
         view::{ClientsView, Convergence, RevokedView},
@@ -35,7 +35,7 @@ pub struct RevokeArgs {
     /// Those issued before this time, or longer ago than this duration: `30d`.
     #[arg(long, requires = "org", value_name = "TIME")]
     issued_before: Option<String>,
-    /// Those that this signing key has signed; alone, the key is replaced.
+    /// Those that this signing key has signed. A stolen key itself leaves by `key rotate --immediately`.
     #[arg(long, requires = "org", value_name = "KEY")]
     signing_key: Option<String>,
     /// Everything of the organization.
@@ -84,6 +84,11 @@ async fn many(org: &str, args: RevokeArgs, client: &Client) -> Outcome<()> {
         signing_key: args.signing_key,
         reason: args.reason,
     };
+    if let Some(key) = &body.signing_key {
+        note(&format!(
+            "the key itself stays; if it is in the wrong hands: `nats-authority key rotate {org} --key {key} --immediately`"
+        ));
+    }
     let path = ["orgs", org, "revocations"];
     let Some(answer) = args.how.change(client, Method::POST, &path, &[], Some(&body)).await? else { return Ok(()) };
     client.print(&answer, |done: &RevokedView| {

@@ -12,4 +12,5 @@ mod load;
 mod nodes;
 mod postgres;
 mod replicas;
+mod resign;
 mod service;

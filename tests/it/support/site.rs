@@ -72,7 +72,8 @@ impl Site {
         file(IDENTITY_SEED, &new.identity_seed);
         let mut spec = ClusterSpec::new(dir.path().join("nats"), "test", new.bundle.trust().unwrap());
         spec.nodes = nodes;
-        spec.jetstream_max_file = 100 << 30;
+        // Nothing is set aside for it: enough that thousands of organizations are admitted.
+        spec.jetstream_max_file = 1 << 40;
         let cluster = Cluster::start(spec).await.unwrap();
         let urls: Vec<_> = cluster.urls().iter().take(known).map(|url| format!("{url:?}")).collect();
         let prepare = |number: usize| {
