@@ -21,6 +21,7 @@ use crate::{
     error::{Error, Result},
     identity::{
         self,
+        certificate::{Certificates, RawCertificateGrant},
         settings::{IssuerSettings, RawIssuer},
     },
     model::{
@@ -76,6 +77,8 @@ pub struct RawHttp {
     pub tls_certificate: Option<PathBuf>,
     /// Private key, PEM.
     pub tls_key: Option<PathBuf>,
+    /// Certificate authorities of clients, PEM. With it clients may show a certificate.
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 /// Callers.
@@ -86,6 +89,8 @@ pub struct RawAccess {
     pub break_glass: Option<bool>,
     /// Whose tokens are believed, beside our own.
     pub issuers: Vec<RawIssuer>,
+    /// What client certificates make their bearers.
+    pub certificates: Vec<RawCertificateGrant>,
 }
 
 /// Postgres.
@@ -197,6 +202,8 @@ pub struct Config {
     pub break_glass: bool,
     /// Whose tokens are believed.
     pub issuers: Vec<IssuerSettings>,
+    /// What client certificates make their bearers.
+    pub certificates: Certificates,
     /// Postgres.
     pub database_url: SecretString,
     /// Most connections to Postgres.
@@ -248,10 +255,17 @@ impl Raw {
             .url_file
             .map(path)
             .ok_or_else(|| invalid("database.url_file is missing: name a file that holds the postgres:// URL"))?;
+        let client_ca = self.http.tls_client_ca.map(path);
+        let certificates = Certificates::check(&self.access.certificates)?;
+        if client_ca.is_none() && !certificates.is_empty() {
+            return Err(invalid("access.certificates needs http.tls_client_ca: who signs them"));
+        }
         let tls = match (self.http.tls_certificate, self.http.tls_key) {
-            (Some(certificate), Some(key)) => Some(TlsFiles { certificate: path(certificate), key: path(key) }),
-            (None, None) => None,
-            _ => return Err(invalid("http.tls_certificate and http.tls_key go together")),
+            (Some(certificate), Some(key)) => {
+                Some(TlsFiles { certificate: path(certificate), key: path(key), client_ca })
+            }
+            (None, None) if client_ca.is_none() => None,
+            _ => return Err(invalid("http.tls_certificate and http.tls_key go together, tls_client_ca with both")),
         };
         if self.nats.urls.is_empty() {
             return Err(invalid("nats.urls is missing: name at least one server, such as nats://127.0.0.1:4222"));
@@ -290,6 +304,7 @@ impl Raw {
             connections,
             break_glass: self.access.break_glass.unwrap_or(true),
             issuers: identity::settings::check(self.access.issuers, base)?,
+            certificates,
             database_url: SecretString::from(read_secret(&url_file)?),
             max_connections: self.database.max_connections.unwrap_or(16).max(2),
             nats_urls: self.nats.urls,
@@ -377,11 +392,13 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_issuers_is_a_configuration() {
+    fn the_examples_of_callers_are_configurations() {
         let good = "nats.urls = ['nats://127.0.0.1:4222']\ndatabase.url_file = 'db'\n";
         let config = load(&format!("{good}{}", include_str!("../deploy/access/issuers.toml.example"))).unwrap();
         let grants: Vec<_> = config.issuers.iter().map(|issuer| (issuer.name.as_str(), issuer.grants.len())).collect();
         assert_eq!(grants, [("keycloak", 4), ("kubernetes", 2)]);
+        let config = load(&format!("{good}{}", include_str!("../deploy/access/certificates.toml.example"))).unwrap();
+        assert!(!config.certificates.is_empty() && config.tls.is_some_and(|tls| tls.client_ca.is_some()));
     }
 
     #[test]
@@ -394,6 +411,8 @@ mod tests {
             ("[http]\nlisten_on = 'a'", "listen_on"),
             ("[http]\nlisten = 'nowhere'", "http.listen"),
             ("[http]\ntls_key = 'k'", "go together"),
+            ("[http]\ntls_client_ca = 'k'", "go together"),
+            ("[[access.certificates]]\nspiffe = 'spiffe://x/y'\nrole = 'sovereign-admin'", "http.tls_client_ca"),
             ("[jetstream]\novercommit = 0", "overcommit"),
             ("[limits]\nconcurrent_requests = 0", "limits.concurrent_requests"),
             ("[limits]\nconnections = 1", "limits.connections"),

@@ -15,7 +15,7 @@
 //! | [`resolver`] | the only place that speaks `$SYS` and JetStream |
 //! | [`store`] | the only place that speaks SQL |
 //! | [`signer`] | the only place that holds private keys |
-//! | [`identity`] | callers that somebody else vouches for: OIDC, Kubernetes |
+//! | [`identity`] | callers that somebody else vouches for: OIDC, Kubernetes, certificates |
 //! | [`policy`] | plans and roles: files into limits and permissions |
 //! | [`jwt`] | the NATS JWT v2 wire format |
 //! | [`model`] | names, ids and states, without I/O |

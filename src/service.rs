@@ -75,6 +75,7 @@ impl Service {
         let server = axum_server::Handle::new();
         let state = api::ApiState::new(Arc::clone(&authority)).asking(Arc::clone(&resolver) as _);
         let state = state.limited(config.limits).break_glass(config.break_glass).believing(issuers);
+        let state = state.knowing(config.certificates.clone());
         let listener = listener.into_std().map_err(|error| Error::internal("listener").with_source(error))?;
         let setup = api::server::Setup {
             tls: config.tls.clone(),
@@ -82,7 +83,7 @@ impl Service {
             handle: server.clone(),
             stop: stop.clone(),
         };
-        api::server::serve(&tracker, listener, api::router(state.clone()), setup).await?;
+        api::server::serve(&tracker, listener, api::router(state.clone()), setup)?;
         if let Some((address, metrics)) = metrics {
             let listener = listen(address).await?;
             let router = metrics.router().merge(api::probes(state));

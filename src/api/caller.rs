@@ -1,4 +1,5 @@
-//! Who asks: the bearer token of a request, ours looked up by its hash, others' checked by `identity`. Every
+//! Who asks: the bearer token of a request, ours looked up by its hash, others' checked by `identity`; without
+//! one the client certificate of its connection. Every
 //! route below `/api/v1` lies behind [`authenticate`]; which callers may do what is decided in `door`, behind it.
 
 use std::{
@@ -10,10 +11,11 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request, State},
-    http::{HeaderMap, header, request::Parts},
+    http::{Extensions, HeaderMap, header, request::Parts},
     middleware::Next,
     response::Response,
 };
+use axum_server::tls::TlsInfo;
 use lru::LruCache;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -39,6 +41,12 @@ const REFUSED_AFTER: Duration = Duration::from_millis(10);
 
 const MISSING: &str = r#"Bearer realm="nats-authority""#;
 const INVALID: &str = r#"Bearer realm="nats-authority", error="invalid_token""#;
+
+/// What is answered to those that are not believed: the challenge, and the words.
+const TOKEN: (&str, &str) =
+    (INVALID, "the token is unknown, revoked, expired, or not for this service; get a valid one");
+const CERTIFICATE: (&str, &str) =
+    (MISSING, "the client certificate names no caller of this service; get a valid one, or send a token");
 
 /// An authenticated caller, for handlers whose change can neither be tried nor carry a condition.
 #[derive(Clone, Debug)]
@@ -74,10 +82,17 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Result<Response, Refusal> {
     let came = Instant::now();
-    let token = bearer_token(request.headers())?;
-    let Known { subject, issuer, standing } = match who(&state, token).await? {
+    // Whoever shows a token wants to be its bearer, whatever the connection shows beside it.
+    let shown = Some(request.extensions()).filter(|_| !request.headers().contains_key(header::AUTHORIZATION));
+    let (found, refusal) = match shown.and_then(certificate) {
+        Some(certificate) => {
+            (state.certificates.identify(certificate, state.authority.now()).map(Known::from), CERTIFICATE)
+        }
+        None => (who(&state, bearer_token(request.headers())?).await?, TOKEN),
+    };
+    let Known { subject, issuer, standing } = match found {
         Ok(known) => known,
-        Err(doubt) => return Err(refused(doubt, came).await),
+        Err(doubt) => return Err(refused(doubt, refusal, came).await),
     };
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.ip().to_string());
     let roles = standing.roles();
@@ -93,6 +108,17 @@ struct Known {
     standing: Standing,
 }
 
+impl From<Identity> for Known {
+    fn from(Identity { subject, issuer, standing }: Identity) -> Self {
+        Self { subject, issuer: Some(issuer), standing }
+    }
+}
+
+/// The certificate that the client has shown in the handshake, DER.
+fn certificate(connection: &Extensions) -> Option<&[u8]> {
+    connection.get::<Arc<TlsInfo>>()?.peer_certificates.first().map(Vec::as_slice)
+}
+
 /// The bearer of a token: one of ours, or an issuer's, which alone has points in it.
 async fn who(state: &ApiState, token: &str) -> Result<Result<Known, Doubt>> {
     let now = state.authority.now();
@@ -100,12 +126,7 @@ async fn who(state: &ApiState, token: &str) -> Result<Result<Known, Doubt>> {
         return Ok(Err(Doubt::TooLong));
     }
     if token.contains('.') {
-        let identity = state.issuers.identify(token, now).await;
-        return Ok(identity.map(|Identity { subject, issuer, standing }| Known {
-            subject,
-            issuer: Some(issuer),
-            standing,
-        }));
+        return Ok(state.issuers.identify(token, now).await.map(Known::from));
     }
     let bearer = state.callers.bearer(&state.authority, token).await?;
     let bearer = bearer
@@ -117,12 +138,11 @@ async fn who(state: &ApiState, token: &str) -> Result<Result<Known, Doubt>> {
     Ok(Ok(Known { subject: format!("token:{}", bearer.name), issuer: None, standing }))
 }
 
-/// The one answer to every token that is not believed.
-async fn refused(doubt: Doubt, came: Instant) -> Refusal {
+/// The one answer to every token, and to every certificate, that is not believed.
+async fn refused(doubt: Doubt, (challenge, detail): (&'static str, &str), came: Instant) -> Refusal {
     metrics::counter!("nats_authority_callers_refused_total", "reason" => doubt.as_str()).increment(1);
     tokio::time::sleep_until(came + REFUSED_AFTER).await;
-    let detail = "the token is unknown, revoked, expired, or not for this service; get a valid one";
-    Refusal::unauthenticated(INVALID, detail, doubt.as_str())
+    Refusal::unauthenticated(challenge, detail, doubt.as_str())
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {

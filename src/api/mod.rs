@@ -64,7 +64,12 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use limits::LimitSettings;
 
-use crate::{authority::Authority, clock::SystemClock, identity::Issuers, resolver::Resolver};
+use crate::{
+    authority::Authority,
+    clock::SystemClock,
+    identity::{Issuers, certificate::Certificates},
+    resolver::Resolver,
+};
 
 /// Where the resources live.
 pub const BASE: &str = "/api/v1";
@@ -78,6 +83,7 @@ pub struct ApiState {
     resolver: Option<Arc<dyn Resolver>>,
     break_glass: bool,
     issuers: Arc<Issuers>,
+    certificates: Arc<Certificates>,
 }
 
 impl ApiState {
@@ -85,13 +91,27 @@ impl ApiState {
     pub fn new(authority: Arc<Authority>) -> Self {
         let limits = Arc::new(limits::Limits::new(LimitSettings::default()));
         let issuers = Arc::new(Issuers::new(Vec::new(), Arc::new(SystemClock)));
-        Self { authority, callers: Arc::default(), limits, resolver: None, break_glass: true, issuers }
+        Self {
+            authority,
+            callers: Arc::default(),
+            limits,
+            resolver: None,
+            break_glass: true,
+            issuers,
+            certificates: Arc::default(),
+        }
     }
 
     /// The same, believing these issuers; somebody has to run them.
     #[must_use]
     pub fn believing(self, issuers: Arc<Issuers>) -> Self {
         Self { issuers, ..self }
+    }
+
+    /// The same, knowing whom client certificates name.
+    #[must_use]
+    pub fn knowing(self, certificates: Certificates) -> Self {
+        Self { certificates: Arc::new(certificates), ..self }
     }
 
     /// The same, with other limits.

@@ -5,7 +5,8 @@ use std::{
     future::{Ready, ready},
     io,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -14,6 +15,14 @@ use axum_server::{
     Handle, Server,
     accept::Accept,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+    server::WebPkiClientVerifier,
 };
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -42,13 +51,15 @@ const MAX_STREAMS: u32 = 64;
 /// How often the files of the certificate are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Certificate chain and key, PEM.
+/// Certificate chain and key, and whose certificates clients may show, PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     /// The chain.
     pub certificate: PathBuf,
     /// The key.
     pub key: PathBuf,
+    /// Certificate authorities of clients; none: no certificate is asked for.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How a listener serves.
@@ -64,7 +75,7 @@ pub struct Setup {
 }
 
 /// Serves `router` on `listener` until the handle ends it.
-pub async fn serve(tracker: &TaskTracker, listener: TcpListener, router: Router, setup: Setup) -> Result<()> {
+pub fn serve(tracker: &TaskTracker, listener: TcpListener, router: Router, setup: Setup) -> Result<()> {
     let Setup { tls, connections, handle, stop } = setup;
     let failed = |error: io::Error| Error::internal("HTTP server").with_source(error);
     let bounded = Bounded { connections, handle: handle.clone() };
@@ -75,10 +86,11 @@ pub async fn serve(tracker: &TaskTracker, listener: TcpListener, router: Router,
         tracker.spawn(async move { log_end(server.serve(make).await) });
         return Ok(());
     };
-    let config = RustlsConfig::from_pem_file(&files.certificate, &files.key).await.map_err(|error| {
-        let detail = format!("http.tls_certificate or http.tls_key cannot be used: {error}");
+    let config = load(&files).map_err(|why| {
+        let detail = format!("http.tls_certificate, tls_key or tls_client_ca cannot be used: {why}");
         Error::invalid("invalid-tls", detail)
     })?;
+    let config = RustlsConfig::from_config(config);
     tracker.spawn(follow(config.clone(), files, stop));
     let server = server.acceptor(RustlsAcceptor::new(config).handshake_timeout(FIRST).acceptor(bounded));
     tracker.spawn(async move { log_end(server.serve(make).await) });
@@ -140,17 +152,51 @@ async fn follow(config: RustlsConfig, files: TlsFiles, stop: CancellationToken) 
             continue;
         }
         seen = now;
-        match config.reload_from_pem_file(&files.certificate, &files.key).await {
-            Ok(()) => tracing::info!(certificate = %files.certificate.display(), "took over the new certificate"),
+        match load(&files) {
+            // Nor does it know the sessions of the old one: whoever comes back shows its certificate again.
+            Ok(new) => {
+                config.reload_from_config(new);
+                tracing::info!(certificate = %files.certificate.display(), "took over the new certificate");
+            }
             Err(error) => tracing::warn!(%error, "the new certificate cannot be used; the old one stays"),
         }
     }
 }
 
+/// Reads the files. Clients need no certificate; one that they show has to be signed by a configured authority.
+fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
+    let chain = certificates(&files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
+    let builder = ServerConfig::builder();
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates(file)? {
+                roots.add(authority).map_err(|error| format!("{}: {error}", file.display()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| format!("{}: {error}", file.display()))?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let failed = |error: pem::Error| format!("{}: {error}", file.display());
+    let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed)?;
+    if all.is_empty() {
+        return Err(format!("{}: there is no certificate in it", file.display()));
+    }
+    Ok(all)
+}
+
 /// What changes when a file is replaced.
-fn state(files: &TlsFiles) -> [Option<(u64, SystemTime)>; 2] {
-    [&files.certificate, &files.key].map(|file| {
-        let data = std::fs::metadata(file).ok()?;
+fn state(files: &TlsFiles) -> [Option<(u64, SystemTime)>; 3] {
+    [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()].map(|file| {
+        let data = std::fs::metadata(file?).ok()?;
         Some((data.len(), data.modified().ok()?))
     })
 }

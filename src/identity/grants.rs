@@ -69,7 +69,7 @@ impl Wanted {
     }
 
     /// The slug in it.
-    fn slug(&self, value: &str) -> Option<OrgSlug> {
+    pub(super) fn slug(&self, value: &str) -> Option<OrgSlug> {
         let Self::Around(before, after) = self else { return None };
         value.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?.parse().ok()
     }

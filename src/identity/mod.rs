@@ -1,9 +1,10 @@
-//! Callers that somebody else vouches for: tokens of configured issuers (OIDC, Kubernetes). Here is found
+//! Callers that somebody else vouches for: tokens of configured issuers (OIDC, Kubernetes), client certificates. Here is found
 //! out whether such a caller can be believed, and what it is according to the configuration; what it may do
 //! is decided in `policy::access`, our own API tokens are looked up in `store`.
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`certificate`] | who a client certificate names (SPIFFE), pure |
 //! | [`settings`] | what the deployer says of an issuer, checked |
 //! | [`grants`] | from claims to roles and organizations, pure |
 //! | [`token`] | a token read and checked, pure |
@@ -12,6 +13,7 @@
 //! | `fetch` | the only requests to an issuer |
 //! | [`issuers`] | the keys at hand, kept fresh beside the requests |
 
+pub mod certificate;
 mod fetch;
 pub mod grants;
 pub mod issuers;
@@ -29,9 +31,9 @@ pub use issuers::Issuers;
 /// Somebody who was vouched for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Its name with who vouches for it.
+    /// Its name, as who vouches for it has it.
     pub subject: String,
-    /// Who vouches for it: the issuer's URL.
+    /// Who vouches for it: the URL of an issuer, or of a trust domain.
     pub issuer: String,
     /// What it is, and where. Nothing, where no grant fits.
     pub standing: Standing,
@@ -62,13 +64,15 @@ pub enum Doubt {
     Early,
     /// A claim is missing, or not what the issuer's settings want.
     Claims,
+    /// A client certificate that does not name exactly one SPIFFE ID.
+    Certificate,
     /// Not one of our own tokens, or one that is revoked or over.
     Unknown,
 }
 
 impl Doubt {
     /// All, as the metric names them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TooLong,
         Self::Malformed,
         Self::Header,
@@ -80,6 +84,7 @@ impl Doubt {
         Self::Expired,
         Self::Early,
         Self::Claims,
+        Self::Certificate,
         Self::Unknown,
     ];
 
@@ -97,6 +102,7 @@ impl Doubt {
             Self::Expired => "expired",
             Self::Early => "early",
             Self::Claims => "claims",
+            Self::Certificate => "certificate",
             Self::Unknown => "unknown",
         }
     }

@@ -7,6 +7,7 @@ mod api;
 mod audit;
 mod audit_stream;
 mod chaos;
+mod client_certificates;
 mod consumers;
 mod contract;
 mod dev;
