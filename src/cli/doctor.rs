@@ -8,6 +8,7 @@ use crate::{
     authority::sealing::sealing_view,
     entropy::SystemEntropy,
     error::{Error, Result},
+    identity::{issuers, settings::IssuerSettings},
     model::sealing::{SealingKeyView, SealingView},
     policy::Policies,
     service::{read_bundle, sealing_keys},
@@ -68,7 +69,21 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<u8> {
     for url in &config.nats_urls {
         examination.line(&format!("server {url}"), reach(url).await);
     }
+    for issuer in &config.issuers {
+        examination.line(&format!("issuer {}", issuer.name), keys_of(issuer).await);
+    }
     Ok(u8::from(examination.failed))
+}
+
+/// Asks an issuer for its keys, as the service does.
+async fn keys_of(issuer: &IssuerSettings) -> Result<String> {
+    let refused =
+        |why: String| Error::unavailable("issuer-unreachable", format!("{why}; none of its tokens is believed"));
+    match issuers::ask_once(issuer).await.map_err(refused)? {
+        0 => Err(refused("it has no key with a kid that fits its algorithms".to_owned())),
+        1 => Ok("1 key".to_owned()),
+        keys => Ok(format!("{keys} keys")),
+    }
 }
 
 /// The copies in a bundle stay sealed with the key of their day; once adopted, nobody opens them.

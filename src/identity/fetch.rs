@@ -133,3 +133,40 @@ fn causes(error: &reqwest::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_bearer_token_goes_where_the_deployer_said_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "secret\n").unwrap();
+        let shown = async |named: [Option<&str>; 2], asked: &str| {
+            let [discovery, keys] = named.map(|url| url.map(|url| Url::parse(url).unwrap()));
+            let source = KeySource { discovery, keys, ca_file: None, token_file: Some(file.clone()) };
+            let fetcher = Fetcher { issuer: String::new(), algorithms: Vec::new(), source, found: None };
+            let token = fetcher.token(&Url::parse(asked).unwrap()).await.unwrap();
+            token.map(|token| token.expose_secret().to_owned())
+        };
+        let keys = [None, Some("https://api.example/keys")];
+        let discovery = [Some("https://api.example/x/.well-known/openid-configuration"), None];
+        for named in [keys, discovery] {
+            assert_eq!(shown(named, "https://api.example/other").await.as_deref(), Some("secret"));
+            for elsewhere in ["https://evil.example/", "https://api.example:6443/", "http://api.example/"] {
+                assert_eq!(shown(named, elsewhere).await, None, "{elsewhere}");
+            }
+        }
+        // It may be replaced or removed at any time.
+        std::fs::remove_file(&file).unwrap();
+        let source = KeySource {
+            discovery: None,
+            keys: keys[1].map(|url| Url::parse(url).unwrap()),
+            ca_file: None,
+            token_file: Some(file.clone()),
+        };
+        let fetcher = Fetcher { issuer: String::new(), algorithms: Vec::new(), source, found: None };
+        assert!(fetcher.token(&Url::parse("https://api.example/keys").unwrap()).await.is_err());
+    }
+}

@@ -92,6 +92,11 @@ impl Issuers {
     }
 }
 
+/// Asks an issuer for its keys, once: how many fit, or why there are none. For people who set it up.
+pub async fn ask_once(settings: &IssuerSettings) -> Result<usize, String> {
+    Ok(Fetcher::new(settings).keys(false).await?.len())
+}
+
 impl Issuer {
     fn new(settings: IssuerSettings) -> Self {
         Self {

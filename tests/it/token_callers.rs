@@ -1,7 +1,7 @@
 //! Callers whom issuers vouch for, against the real service: what their claims make them, and that they stay
 //! callers while keys rotate and issuers are down.
 
-use std::{fs, sync::Arc};
+use std::{fs, process::Command, sync::Arc};
 
 use axum::{body::Body, http::Request};
 use chrono::Duration;
@@ -19,6 +19,7 @@ use crate::{
     ledger::ledger,
     support::{
         self,
+        deployment::PROGRAM,
         issuer::{Idp, SigningKey, claims},
         lone::{Lone, answer},
         stack::eventually,
@@ -39,6 +40,12 @@ const GRANTS: &str = "
 
 fn issuer(idp: &Idp) -> String {
     format!("[[access.issuers]]\nname = 'idp'\nurl = '{}'\naudiences = ['us', 'them']\n{GRANTS}", idp.url)
+}
+
+fn doctor(service: &Lone) -> String {
+    let config = service.dir.path().join("operator/authority.toml");
+    let output = Command::new(PROGRAM).args(["doctor", "--config"]).arg(config).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,9 +93,13 @@ async fn callers_of_an_issuer_through_rotation_and_outage() {
     assert_eq!(service.get("/api/v1/orgs", &admin(&keys[2])).await.0, 200);
     assert_eq!(service.get("/api/v1/orgs", &admin(&keys[0])).await.0, 401);
 
+    // Who sets it up sees that it answers, and later that it does not.
+    assert!(doctor(&service).contains("issuer idp: 2 keys"), "{}", doctor(&service));
+
     // Its callers do not notice that it is down.
     idp.go_down();
     eventually("the issuer is down", || async { reqwest::get(&idp.url).await.is_err() }).await;
+    assert!(doctor(&service).contains("FAILED  issuer idp"), "{}", doctor(&service));
     for _ in 0..20 {
         assert_eq!(service.get("/api/v1/orgs", &admin(&new)).await.0, 200);
     }
