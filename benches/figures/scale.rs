@@ -45,7 +45,14 @@ async fn grow(deployment: &Deployment, size: usize) -> Result<()> {
         anyhow::Ok(())
     });
     futures::future::try_join_all(callers).await?;
-    push::settled(deployment).await
+    push::settled(deployment).await?;
+    // What the changes left to do behind them, so that it is not measured with what follows.
+    let end = tokio::time::Instant::now() + Duration::from_mins(5);
+    while deployment.service.authority.store().audit_unpublished().await? > 0 {
+        ensure!(tokio::time::Instant::now() < end, "the audit log is not published");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// A comparison of all accounts where nothing differs: its time, and that no JWT is sent.

@@ -114,8 +114,7 @@ impl Role {
     /// What `user` may do in `env`: the scope as the server resolves it. To show, and for users with limits
     /// of their own, who live under an unscoped key.
     pub fn permissions_for(&self, env: &Environment, user: PublicKey<User>) -> Permissions {
-        let key = user.to_string();
-        map(&self.permissions_in(env), |text| text.replace(SUBJECT, &key))
+        self.filled(env, &user.to_string())
     }
 
     /// How long a credential lives, seconds: what is asked for, or the default.
@@ -186,20 +185,50 @@ impl Role {
     /// Every user may ask for its own renewal, whatever the file says: what a user of a strict role may
     /// ask JetStream is bounded by the file, that its credential ends by the authority.
     fn permissions_in(&self, env: &Environment) -> Permissions {
-        let mut permissions = map(&self.template, |text| expand(text, env));
-        permissions.publish.allow.push(renewal_subject(SUBJECT));
+        self.filled(env, SUBJECT)
+    }
+
+    fn filled(&self, env: &Environment, user: &str) -> Permissions {
+        let names = names(env, user);
+        let mut permissions = map(&self.template, |text| fill(text, &names));
+        permissions.publish.allow.push(renewal_subject(user));
         permissions
     }
 }
 
 /// Puts the names of `env` into a template. `{{inbox}}` stays open in the user: servers put its key there.
 fn expand(template: &str, env: &Environment) -> String {
-    template
-        .replace("{{env}}", &env.name())
-        .replace("{{subjects}}", &env.subjects())
-        .replace("{{stream}}", &env.stream())
-        .replace("{{bucket}}", &env.bucket())
-        .replace("{{inbox}}", &format!("_INBOX.{SUBJECT}"))
+    fill(template, &names(env, SUBJECT))
+}
+
+type Names = [(&'static str, String); 6];
+
+/// What stands for what in a template.
+fn names(env: &Environment, user: &str) -> Names {
+    [
+        ("{{env}}", env.name()),
+        ("{{subjects}}", env.subjects()),
+        ("{{stream}}", env.stream()),
+        ("{{bucket}}", env.bucket()),
+        ("{{inbox}}", format!("_INBOX.{user}")),
+        (SUBJECT, user.to_owned()),
+    ]
+}
+
+/// In one pass: a batch of credentials fills some twenty subjects for each.
+fn fill(template: &str, names: &Names) -> String {
+    let mut filled = String::with_capacity(template.len() + 64);
+    let mut rest = template;
+    while let Some(at) = rest.find("{{") {
+        let (before, open) = rest.split_at(at);
+        filled.push_str(before);
+        let (name, value) =
+            names.iter().find(|(name, _)| open.starts_with(name)).map_or(("{{", "{{"), |(name, value)| (*name, value));
+        filled.push_str(value);
+        rest = &open[name.len()..];
+    }
+    filled.push_str(rest);
+    filled
 }
 
 fn map(permissions: &Permissions, change: impl Fn(&str) -> String) -> Permissions {

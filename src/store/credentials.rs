@@ -265,8 +265,9 @@ pub(super) fn from_row(row: &PgRow) -> Result<Credential> {
 /// (one that began to retire since it signed still lets them in) and that no cutoff covers. The
 /// division fails the statement, and with it both inserts, when that is not all of them, or when somebody else
 /// has taken over an idempotency key. Whoever moves a cutoff, replaces a key or deletes an environment holds the
-/// organization's lock; the locks here wait for that and then look again, at each row that changed meanwhile. Key and environment are locked
-/// as `SHARE`: `KEY SHARE` takes a row for unchanged whose key columns are.
+/// organization's lock; the locks here wait for that and then look again, at each row that changed meanwhile. Each
+/// is locked once, however many credentials it is for: key and environment as `SHARE`, since `KEY SHARE` takes a
+/// row for unchanged whose key columns are.
 const RECORD: &str = "
 WITH new AS (
     SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
@@ -278,13 +279,16 @@ WITH new AS (
     UPDATE idempotency_keys k SET carried_out = true
     FROM (SELECT DISTINCT operation, attempt FROM new WHERE operation IS NOT NULL) o
     WHERE k.id = o.operation AND k.attempt = o.attempt RETURNING k.id
-), active AS (
-    SELECT n.* FROM new n
+), scopes AS MATERIALIZED (
+    SELECT e.id AS environment_id, k.public_key AS issuer_key, o.revoked_until
+    FROM (SELECT DISTINCT environment_id, issuer_key FROM new) n
     JOIN environments e ON e.id = n.environment_id AND e.state IN ('pending', 'ready')
     JOIN organizations o ON o.id = e.organization_id AND o.state = 'active'
-        AND (o.revoked_until IS NULL OR n.issued_at > to_timestamp(o.revoked_until))
     JOIN signing_keys k ON k.public_key = n.issuer_key AND k.state IN ('active', 'retiring')
     FOR KEY SHARE OF o FOR SHARE OF k, e
+), active AS MATERIALIZED (
+    SELECT n.* FROM new n JOIN scopes s USING (environment_id, issuer_key)
+    WHERE s.revoked_until IS NULL OR n.issued_at > to_timestamp(s.revoked_until)
 ), counted AS (
     SELECT $15 / (CASE WHEN count(*) = $15
         AND (SELECT count(*) FROM carried_out) = (SELECT count(DISTINCT operation) FROM new) THEN 1 ELSE 0 END)
