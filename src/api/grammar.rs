@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::idempotency;
+use crate::policy::MAX_AMOUNT;
 
 /// The form of a text.
 #[derive(Clone, Copy)]
@@ -233,6 +234,7 @@ fn describe(document: &mut Value) {
         }
         if let Some(number) = schemas.pointer_mut("/Amount/oneOf/0") {
             number["minimum"] = json!(-1);
+            number["maximum"] = json!(MAX_AMOUNT);
         }
         if let Some(text) = schemas.pointer_mut("/Amount/oneOf/1") {
             Form::Amount.put(text);

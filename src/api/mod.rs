@@ -10,7 +10,7 @@
 //! | `server` | the listener: TLS, bounds on connections |
 //! | `idempotency` | requests that may be sent again |
 //! | `asked` | changes that may be tried or carry a condition |
-//! | `openapi`, `grammar` | the document: what holds for all routes; the form of texts, links between operations |
+//! | `openapi`, `grammar`, `codes`, `examples` | the document: what holds for all routes; the form of texts, links between operations; refusals; examples |
 //! | `extract` | bodies, paths and queries, read into types |
 //! | [`problem`] | the one mapping from errors to statuses |
 //! | `page`, `prefer` | lists; waiting for the servers |
@@ -19,10 +19,12 @@
 mod asked;
 pub mod audit;
 mod caller;
+mod codes;
 pub mod consumers;
 pub mod credentials;
 mod door;
 pub mod environments;
+mod examples;
 mod expiry;
 mod extract;
 mod grammar;
@@ -152,7 +154,7 @@ pub fn router(state: ApiState) -> Router {
         .layer(from_fn_with_state(state.clone(), limits::admit))
         .layer(map_response(no_store));
     let (public, _) = public().split_for_parts();
-    let document = axum::body::Bytes::from(grammar::described(&openapi()).to_string());
+    let document = axum::body::Bytes::from(document().to_string());
     // Without a word about validators the page asks one on the internet.
     let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none"));
     let docs = Router::<ApiState>::from(docs).layer(map_response(at_home));
@@ -174,7 +176,15 @@ pub fn probes(state: ApiState) -> Router {
     probes.layer(from_fn_with_state(state.clone(), request::surround)).with_state(state)
 }
 
-/// The OpenAPI document of [`router`].
+/// The OpenAPI document of [`router`], as it is served.
+pub fn document() -> serde_json::Value {
+    let mut document = grammar::described(&openapi());
+    codes::put(&mut document);
+    examples::put(&mut document);
+    document
+}
+
+/// What the routes say of themselves.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut document =
         OpenApiRouter::with_openapi(openapi::base()).merge(public()).nest(BASE, resources()).into_openapi();

@@ -73,7 +73,7 @@ pub(super) fn finish(document: &mut utoipa::openapi::OpenApi) {
                 if matches!(method, HttpMethod::Post) && operation.security.is_none() {
                     repeatable(operation);
                 }
-                refusals(path, &method, operation);
+                refusals(path, operation);
             }
         }
     }
@@ -106,7 +106,7 @@ fn repeatable(operation: &mut Operation) {
     }
 }
 
-fn refusals(path: &str, method: &HttpMethod, operation: &mut Operation) {
+fn refusals(path: &str, operation: &mut Operation) {
     let public = operation.security.is_some();
     let answers = &mut operation.responses.responses;
     let conflicts = answers.contains_key("409");
@@ -128,15 +128,12 @@ fn refusals(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if path.contains('{') {
         refuse("404", "There is no such thing");
     }
-    let takes_body = operation.request_body.is_some()
-        || matches!(method, HttpMethod::Post | HttpMethod::Patch) && !path.ends_with("/reconcile");
-    if takes_body {
+    if operation.request_body.is_some() {
         refuse("400", "The body is no JSON, or not UTF-8");
         refuse("413", "The body is larger than 1 MiB");
         refuse("415", "The body is not declared as JSON");
     }
     if !public {
-        refuse("422", "A field or parameter is refused; `errors` names it");
         refuse("503", "Something that is needed is not there now; try again after `Retry-After`");
     }
     if conflicts {

@@ -87,7 +87,7 @@ fn import_renewal(account: &mut jwt::Account, composition: &Composition) {
         ..Import::default()
     });
     if account.limits.imports >= 0 {
-        account.limits.imports += 1;
+        account.limits.imports = account.limits.imports.saturating_add(1);
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_plan_without_imports_still_has_ours() {
         let mut given = composition(1, 1, 1, 0);
-        for (planned, composed) in [(0, 1), (5, 6), (-1, -1)] {
+        for (planned, composed) in [(0, 1), (5, 6), (i64::MAX, i64::MAX), (-1, -1)] {
             given.limits.imports = planned;
             let account = compose(&given);
             assert_eq!(account.limits.imports, composed);

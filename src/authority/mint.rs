@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
+use serde_with::DeserializeAs;
 use uuid::Uuid;
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     jwt::{self, Claims, Linted, limits::AccountLimits},
-    model::{EnvState, Environment, OrgSlug, OrgState, Organization},
+    model::{EnvState, Environment, OrgSlug, OrgState, Organization, object::Object},
     nkey::{Account, Operator, PublicKey},
     policy::{LimitsOverride, Policies},
     signer::{SealedKey, lint},
@@ -362,6 +363,6 @@ pub(super) fn limits(policies: &Policies, plan: &str, overrides: &serde_json::Va
 }
 
 pub(super) fn parse_overrides(overrides: &serde_json::Value) -> Result<LimitsOverride> {
-    serde_json::from_value(overrides.clone())
+    Object::deserialize_as(overrides.clone())
         .map_err(|error| Error::field("invalid-limits", "/limits", error.to_string()))
 }

@@ -1,11 +1,13 @@
 //! What callers ask for: the bodies of requests, as JSON, parsed as far as one can without the ledger.
 
 use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
 use utoipa::ToSchema;
 
 use crate::{
     model::{
         DeliverPolicy, Retention, TimeWindow,
+        object::Object,
         view::{PermissionView, PermissionsView},
     },
     policy::LimitsOverride,
@@ -117,6 +119,7 @@ pub struct Reason {
 }
 
 /// Issues a credential.
+#[serde_as]
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewCredential {
@@ -127,6 +130,7 @@ pub struct NewCredential {
     #[schema(example = "projector")]
     pub role: String,
     /// With the role `custom`: what the credential may do. All of it has to lie inside the environment.
+    #[serde_as(as = "Option<Object>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permissions: Option<NewPermissions>,
     /// How long it lives, such as `90d`; the role's default when absent.
@@ -147,6 +151,7 @@ pub struct NewCredential {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_cidrs: Vec<String>,
     /// Times of day at which it works; always when absent. Connections are closed when one ends.
+    #[serde_as(as = "Vec<Object>")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub times: Vec<TimeWindow>,
     /// The time zone of `times`, an IANA name; UTC when absent.
@@ -162,13 +167,16 @@ pub struct NewCredential {
 }
 
 /// What a credential of the role `custom` may do.
+#[serde_as]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewPermissions {
     /// What may be published; nothing when absent.
+    #[serde_as(as = "Object")]
     #[serde(default)]
     pub publish: NewPermission,
     /// What may be subscribed beside its own inbox; nothing when absent.
+    #[serde_as(as = "Object")]
     #[serde(default)]
     pub subscribe: NewPermission,
 }
@@ -246,10 +254,12 @@ pub struct Revoke {
 }
 
 /// Issues many credentials, all or none.
+#[serde_as]
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewCredentials {
     /// 1 to 1,000 of them.
+    #[serde_as(as = "Vec<Object>")]
     pub items: Vec<NewCredential>,
 }
 

@@ -8,6 +8,7 @@ pub mod ids;
 pub mod item;
 pub mod key_rotation;
 pub mod names;
+pub mod object;
 pub mod operator_rotation;
 pub mod organization;
 pub mod preview;

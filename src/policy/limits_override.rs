@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
 use utoipa::ToSchema;
 
 use super::{
@@ -12,12 +13,14 @@ use super::{
 use crate::{
     error::{Error, Result},
     jwt::limits::{AccountLimits, JetStreamLimits},
+    model::object::Object,
 };
 
 const CODE: &str = "invalid-limit";
 
 /// Single limits over those of the plan; what is absent stays the plan's. Amounts are numbers, sizes
 /// such as `10GiB`, or `unlimited`.
+#[serde_as]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LimitsOverride {
@@ -70,6 +73,7 @@ pub struct LimitsOverride {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes_required: Option<bool>,
     /// Limits of the plan's tiers, `R1`, `R3`; only on a plan with tiers.
+    #[serde_as(as = "BTreeMap<_, Object>")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tiered_limits: BTreeMap<String, TierOverride>,
 }

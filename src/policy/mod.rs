@@ -30,7 +30,7 @@ pub use explain::{Direction, Verdict, explain};
 pub use limits_override::{LimitsOverride, TierOverride};
 pub use plan::{EnvironmentSettings, Plan, Promise, promise_of};
 pub use role::Role;
-pub use source::Amount;
+pub use source::{Amount, MAX_AMOUNT};
 pub use territory::{Outside, strictness_problems};
 
 /// Texts of files by name without `.toml`.

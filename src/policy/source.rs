@@ -141,6 +141,9 @@ pub enum Amount {
     Text(String),
 }
 
+/// The largest amount, 8 PiB less a byte: what every JSON reader knows exactly, and what can be added up.
+pub const MAX_AMOUNT: i64 = (1 << 53) - 1;
+
 /// What 0 means where the amount stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Zero {
@@ -166,6 +169,7 @@ impl Amount {
                 .ok_or_else(|| format!("'{text}' is no amount; write 10GiB, 512MiB, a number or unlimited"))?,
         };
         match zero {
+            _ if number > MAX_AMOUNT => Err(format!("{number} is more than {MAX_AMOUNT}; write 'unlimited'")),
             Zero::Refused(why) if number == 0 => Err(why.to_owned()),
             _ => Ok(number),
         }

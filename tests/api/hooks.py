@@ -128,3 +128,19 @@ def refusals_are_beyond_a_schema(_ctx, response, case):
     if code == "invalid-body" and problem["detail"].startswith("invalid type: floating point"):
         return
     assert code in BEYOND_A_SCHEMA, f"the document does not say what '{code}' refuses"
+
+
+@schemathesis.check
+def refusals_are_in_the_document(_ctx, response, case):
+    """Each refusal has a code that the document names at the operation."""
+    definition = case.operation.definition.raw
+    # Of a method or a path that nothing answers, and of what is refused wherever it is, no operation speaks.
+    if response.status_code < 400 or response.request.method != case.operation.method.upper():
+        return
+    if "application/problem+json" not in response.headers.get("content-type", [""])[0]:
+        return
+    status, code = str(response.status_code), response.json()["code"]
+    if code in ("no-route", "method-not-allowed", "internal"):
+        return
+    content = definition["responses"].get(status, {}).get("content", {}).get("application/problem+json", {})
+    assert code in content.get("examples", {}), f"the document does not name {status} '{code}' here"

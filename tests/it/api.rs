@@ -23,7 +23,10 @@ use nats_authority::{
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::ledger::{Ledger, ledger};
+use crate::{
+    ledger::{Ledger, ledger},
+    support::document::names_refusal,
+};
 
 /// An API over an authority as [`ledger`] makes it.
 struct Api {
@@ -91,10 +94,15 @@ impl Api {
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
-        Answer { status: parts.status, headers: parts.headers, body }
+        let answer = Answer { status: parts.status, headers: parts.headers, body };
+        if let Some(code) = answer.json()["code"].as_str() {
+            names_refusal(&method, &path, answer.status.as_u16(), code);
+        }
+        answer
     }
 
     fn request(&self, method: &str, path: &str) -> axum::http::request::Builder {

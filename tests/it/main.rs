@@ -13,6 +13,7 @@ mod contract;
 mod dev;
 mod dev_command;
 mod docs_page;
+mod examples;
 mod expiry;
 mod interop;
 mod issue_options;

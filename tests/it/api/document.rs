@@ -4,6 +4,7 @@ use axum::{body::Body, http::Request};
 use serde_json::Value;
 
 use super::Api;
+use crate::support::document::{document, fits, names_refusal, operations as of_document};
 
 /// Method, path with example parameters, and whether it is open to everyone.
 fn operations(document: &Value) -> Vec<(String, String, bool)> {
@@ -125,6 +126,70 @@ async fn the_document_is_whole() {
     for reference in text.split("\"$ref\":\"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
         assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+/// Each example under an answer's media types; it has to be what the schema beside it says.
+fn examples(answer: &Value, place: &str) -> usize {
+    let types = answer["content"].as_object().into_iter().flatten();
+    let shown = types.filter_map(|(_, content)| Some((content, content.get("example")?)));
+    shown.inspect(|(content, example)| fits(content, example, place)).count()
+}
+
+#[test]
+fn every_operation_shows_what_is_sent_and_answered() {
+    for (method, path, operation) in of_document() {
+        let place = format!("{method} {path}");
+        if let Some(body) = operation.get("requestBody") {
+            assert_eq!(examples(body, &place), 1, "{place} shows no request");
+        }
+        let answers = operation["responses"].as_object().unwrap().iter();
+        let done: Vec<_> = answers.filter(|(status, _)| status.starts_with('2')).collect();
+        let silent = done.iter().all(|(_, answer)| answer.get("content").is_none());
+        let shown: usize = done.iter().map(|(status, answer)| examples(answer, &format!("{place} {status}"))).sum();
+        assert!(shown > 0 || silent, "{place} shows no answer");
+    }
+}
+
+#[test]
+fn every_operation_names_its_refusals() {
+    let mut named = 0;
+    for (method, path, operation) in of_document() {
+        let place = format!("{method} {path}");
+        let answers = operation["responses"].as_object().unwrap();
+        for (status, answer) in answers.iter().filter(|(status, _)| status.starts_with(['4', '5'])) {
+            let Some(content) = answer["content"].get("application/problem+json") else {
+                assert_eq!((path, status.as_str()), ("/readyz", "503"));
+                continue;
+            };
+            let refusals = content["examples"].as_object().unwrap_or_else(|| panic!("{place} {status} names no code"));
+            for (code, example) in refusals {
+                let example = document().pointer(&example["$ref"].as_str().unwrap()[1..]).unwrap();
+                let problem = &example["value"];
+                fits(content, problem, &place);
+                assert_eq!(
+                    (&problem["code"], problem["status"].to_string()),
+                    (&Value::from(code.as_str()), status.clone())
+                );
+                assert!(example["summary"].as_str().is_some_and(|text| text.len() > 3), "{code} is not explained");
+                named += 1;
+            }
+        }
+        if operation["security"].is_null() {
+            let has = |status: &str| answers.contains_key(status);
+            assert!(["401", "403", "429", "503"].into_iter().all(has), "{place}");
+            assert_eq!(
+                has("404"),
+                path.contains('{') || path.ends_with("/can-i") || path == "/api/v1/credentials",
+                "{place}"
+            );
+        }
+    }
+    assert!(named > 1000, "{named}");
+    // What every answer of these tests is held against does notice.
+    names_refusal("GET", "/api/v1/orgs/acme", 404, "no-organization");
+    for (status, code) in [(404, "no-token"), (422, "no-organization")] {
+        std::panic::catch_unwind(|| names_refusal("GET", "/api/v1/orgs/acme", status, code)).unwrap_err();
     }
 }
 

@@ -200,3 +200,43 @@ async fn a_lost_database_opens_nothing() {
     assert_eq!((&ready["ready"], &ready["checks"][0]["name"]), (&json!(false), &json!("database")));
     assert_eq!(api.get("/healthz").await.status, 200);
 }
+
+/// Serde would take a list for an object, field by field, wherever one stands.
+#[tokio::test]
+async fn no_list_is_taken_for_an_object() {
+    let api = Api::start().await;
+    api.onboard().await;
+    for limits in [json!([]), json!([null, null]), json!({"tieredLimits": {"R1": []}})] {
+        let answer = api.raw("PATCH", "/api/v1/orgs/acme", json!({"limits": limits}).to_string()).await;
+        assert_eq!(answer.problem(422), ("invalid-limits".to_owned(), "/limits".to_owned()), "{limits}");
+    }
+    let path = "/api/v1/orgs/acme/envs/prod/credentials";
+    for (field, value, pointer) in [
+        ("permissions", json!([]), "/permissions"),
+        ("permissions", json!({"publish": [["ws.acme-prod.>"]]}), "/permissions/publish"),
+        ("times", json!([["08:00:00", "17:00:00"]]), "/times/0"),
+    ] {
+        let mut credential = json!({"name": "a", "role": "custom"});
+        credential[field] = value;
+        let answer = api.post(path, credential.clone()).await;
+        assert_eq!(answer.problem(422), ("invalid-body".to_owned(), pointer.to_owned()), "{credential}");
+        let answer = api.post(&format!("{path}/batch"), json!({"items": [credential]})).await;
+        assert_eq!(answer.problem(422).1, format!("/items/0{pointer}"));
+    }
+    let answer = api.post(&format!("{path}/batch"), json!({"items": [["a", "viewer"]]})).await;
+    assert_eq!(answer.problem(422), ("invalid-body".to_owned(), "/items/0".to_owned()));
+}
+
+/// Amounts are added up: over organizations, and with what the authority needs itself.
+#[tokio::test]
+async fn an_amount_that_cannot_be_added_up_is_refused() {
+    let api = Api::start().await;
+    api.onboard().await;
+    for (name, amount) in [("imports", i64::MAX), ("diskStorage", i64::MAX - 1), ("conn", 1 << 53)] {
+        let body = json!({"limits": {name: amount}}).to_string();
+        let answer = api.raw("PATCH", "/api/v1/orgs/acme", body).await;
+        assert_eq!(answer.problem(422), ("invalid-limit".to_owned(), format!("/limits/{name}")));
+    }
+    let body = json!({"limits": {"imports": (1i64 << 53) - 1}}).to_string();
+    api.raw("PATCH", "/api/v1/orgs/acme", body).await.ok(200);
+}

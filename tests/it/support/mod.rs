@@ -3,6 +3,7 @@
 //! All tests of a process use one Postgres, without fsync, that dies with the process.
 
 pub mod deployment;
+pub mod document;
 pub mod door;
 pub mod http;
 pub mod issuer;
