@@ -18,6 +18,7 @@
 //! | [`responder`] | requests to us |
 //! | [`push`], [`inspect`], [`delete`] | the operations |
 //! | [`lookup`] | answers servers that miss an account |
+//! | [`updates`] | hears what anybody pushes |
 
 use futures::{future::BoxFuture, stream::BoxStream};
 
@@ -43,6 +44,7 @@ pub mod push;
 pub mod registry;
 pub mod responder;
 mod system;
+pub mod updates;
 
 pub use answers::{
     ClientConnection, Effective, JetStreamCapacity, ServerAnswer, ServerInfo, ServerRef, StoreResult, StreamUse,

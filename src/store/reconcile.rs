@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
 
 use super::{Store, audit, digest, parse};
 use crate::{
@@ -38,6 +38,14 @@ fn keys<'a>(accounts: impl IntoIterator<Item = &'a PublicKey<Account>>) -> Vec<S
     accounts.into_iter().map(ToString::to_string).collect()
 }
 
+fn present(row: &PgRow) -> Result<Present> {
+    Ok(Present {
+        generation: row.try_get("generation")?,
+        sha256: digest(row.try_get("jwt_sha256")?)?,
+        moving: row.try_get("moving")?,
+    })
+}
+
 impl Store {
     /// The XOR of the hashes of all JWTs that servers have to store. Holds one of them at a time.
     pub async fn desired_hash(&self) -> Result<[u8; 32]> {
@@ -67,14 +75,25 @@ impl Store {
         .bind(limit)
         .fetch_all(self.pool())
         .await?;
+        rows.iter().map(|row| Ok((parse(row.try_get("account_key")?)?, present(row)?))).collect()
+    }
+
+    /// Those of `accounts` that the ledger knows; none: it was deleted.
+    pub async fn present_among(
+        &self,
+        accounts: &[PublicKey<Account>],
+    ) -> Result<Vec<(PublicKey<Account>, Option<Present>)>> {
+        let rows = sqlx::query(
+            "SELECT account_key, generation, jwt_sha256, due_at IS NOT NULL AS moving, state = 'deleted' AS deleted
+             FROM accounts WHERE account_key = ANY($1) AND jwt_sha256 IS NOT NULL",
+        )
+        .bind(keys(accounts))
+        .fetch_all(self.pool())
+        .await?;
         rows.iter()
             .map(|row| {
-                let present = Present {
-                    generation: row.try_get("generation")?,
-                    sha256: digest(row.try_get("jwt_sha256")?)?,
-                    moving: row.try_get("moving")?,
-                };
-                Ok((parse(row.try_get("account_key")?)?, present))
+                let deleted: bool = row.try_get("deleted")?;
+                Ok((parse(row.try_get("account_key")?)?, if deleted { None } else { Some(present(row)?) }))
             })
             .collect()
     }

@@ -1,19 +1,17 @@
 //! Answers servers that miss an account with what the ledger says.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio_util::sync::CancellationToken;
 
+use super::listen_always;
 use crate::{
     authority::Authority,
     error::Result,
     nkey::{Account, PublicKey},
     resolver::{SystemResolver, lookup},
 };
-
-/// The pause before listening again.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// The ledger as servers may see it.
 struct Desired(Arc<Authority>);
@@ -34,35 +32,15 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
             metrics::counter!("nats_authority_lookups_total", "result" => name).increment(by);
         }
     };
-    loop {
-        let mut state = resolver.connection().state();
-        let listen = async {
-            let Ok(link) = resolver.connection().link() else { return };
-            let other = |generation| generation != link.generation();
-            // The next connection listens before the servers close this one.
-            let replaced = async {
-                let _ = state.wait_for(|state| other(state.generation)).await;
+    listen_always(resolver.connection(), &stop, |link| {
+        let (desired, count) = (&desired, &count);
+        async move {
+            let answered = |yes, no| {
+                count("answered", yes);
+                count("ignored", no);
             };
-            tokio::select! {
-                () = replaced => {}
-                ended = lookup::answer(&link, &desired, |yes, no| { count("answered", yes); count("ignored", no) }) => {
-                    if let Err(error) = ended {
-                        tracing::debug!(cause = error.internal_report(), "lookups are not answered: {error}");
-                    }
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        };
-        let wait = async {
-            listen.await;
-            if resolver.connection().link().is_err() {
-                tokio::time::sleep(RETRY).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = wait => {}
+            lookup::answer(&link, desired, answered).await
         }
-    }
+    })
+    .await;
 }

@@ -33,11 +33,14 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     error::Result,
-    resolver::{ConnectionConfig, SystemConnection, SystemResolver, Timing},
+    resolver::{ConnectionConfig, SystemConnection, SystemResolver, Timing, connection::Link},
 };
 
 /// How often a task looks without a nudge.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The pause before listening again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// How often the servers are compared with the ledger when nothing happens.
 pub const RECONCILE_TICK: Duration = Duration::from_secs(30);
@@ -93,6 +96,7 @@ pub fn start(
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
+    tracker.spawn(reconcile::pushed::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(stayed::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(audit::run(Arc::clone(authority), stop.clone()));
     tracker.spawn(figures::run(Arc::clone(authority), stop.clone()));
@@ -108,6 +112,45 @@ pub fn start(
     let provision = provision::Provision::new(Arc::clone(authority), Arc::clone(&resolver), setup.replicas);
     tracker.spawn(provision.run(stop.clone()));
     Ok(resolver)
+}
+
+/// Listens over the present connection to the servers, and over the next one before they close this one, until it is
+/// time to stop.
+async fn listen_always<F: Future<Output = Result<()>>>(
+    connection: &SystemConnection,
+    stop: &CancellationToken,
+    listen: impl Fn(Arc<Link>) -> F,
+) {
+    loop {
+        let mut state = connection.state();
+        let listen = async {
+            let Ok(link) = connection.link() else { return };
+            let other = |generation| generation != link.generation();
+            let replaced = async {
+                let _ = state.wait_for(|state| other(state.generation)).await;
+            };
+            tokio::select! {
+                () = replaced => {}
+                ended = listen(Arc::clone(&link)) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(cause = error.internal_report(), "what servers say is not heard: {error}");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        let wait = async {
+            listen.await;
+            if connection.link().is_err() {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = wait => {}
+        }
+    }
 }
 
 /// Waits for a nudge or a tick; false: it is time to stop.

@@ -39,6 +39,7 @@ mod reconcile;
 mod remote;
 mod renew_command;
 mod renewal;
+mod replayed;
 mod resolver;
 mod revocation;
 mod roles;

@@ -22,6 +22,7 @@ use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 
 use super::ledger::{Hash, Key, Ledger};
+pub use super::terms::{Findings, Memory, Thoroughness};
 use crate::{
     authority::reconcile::{Action, Copy, Desired, Reason, Repair, asks, decide, decide_all, decide_running},
     error::Result,
@@ -29,60 +30,6 @@ use crate::{
     resolver::{Effective, Known, Pack, Resolver, ServerRef, xor_hash},
     store::reconcile::Present,
 };
-
-/// How thoroughly to look.
-#[derive(Clone, Copy, Debug)]
-pub struct Thoroughness {
-    /// How often, for each server, the constant-cost question is put at a tick.
-    pub asks: usize,
-    /// A server that is new or came back is overlooked with probability 10^-this.
-    pub nines: u32,
-    /// How many accounts the sample has.
-    pub sample: usize,
-    /// How many it has while there are servers across a gateway, for which it is all there is.
-    pub far_sample: usize,
-    /// How often a server may say that it differs and then send exactly what it should store, before the
-    /// comparison is given up: each time it sends everything.
-    pub odd: usize,
-}
-
-impl Default for Thoroughness {
-    fn default() -> Self {
-        Self { asks: 3, nines: 6, sample: 32, far_sample: 256, odd: 2 }
-    }
-}
-
-/// What one comparison leaves for the next.
-#[derive(Debug, Default)]
-pub struct Memory {
-    /// What servers store that the ledger does not know: part of the hash that we expect.
-    unknown: BTreeMap<Key, Hash>,
-    /// The live servers that were found right since they appeared, by name with their [`Known::stamp`].
-    confirmed: HashMap<String, String>,
-    /// What the last comparison had pushed: if it is wrong again the servers need a rewrite.
-    repaired: HashSet<Key>,
-    /// Where the sample goes on.
-    cursor: Option<Key>,
-    /// How often a server did not seem to be a full resolver.
-    unsure: u32,
-}
-
-/// How a comparison ended.
-#[derive(Debug, Default)]
-pub struct Findings {
-    /// Every server that was asked stores exactly what it should; nothing was sent.
-    pub agreed: bool,
-    /// How often the constant-cost question was put.
-    pub asked: usize,
-    /// The accounts that are pushed now.
-    pub repairs: Vec<Repair>,
-    /// The accounts that were deleted again.
-    pub deleted: Vec<Key>,
-    /// The accounts that nobody here knows.
-    pub unknown: Vec<Key>,
-    /// A look soon is worth it.
-    pub again: bool,
-}
 
 /// After so many looks a live server that does not answer like a full resolver is taken for another kind.
 const UNSURE: u32 = 5;
@@ -144,6 +91,27 @@ pub async fn check(
     let mut check = Check { ledger, resolver, live, servers, memory, findings: Findings::default() };
     if !check.live.is_empty() {
         check.run(thoroughness).await?;
+    }
+    Ok(check.findings)
+}
+
+/// The same for these accounts only, as the ledger has them; none: it was deleted. A copy that is missing is no matter
+/// here: nothing that is pushed removes one, and a server that has only just started says so of all.
+pub async fn check_some(
+    ledger: &dyn Ledger,
+    resolver: &dyn Resolver,
+    accounts: Vec<(Key, Option<Present>)>,
+    memory: &mut Memory,
+) -> Result<Findings> {
+    let servers: Vec<_> = resolver.known().into_iter().filter(|server| server.live).collect();
+    let live = servers.iter().map(reference).collect();
+    let mut check = Check { ledger, resolver, live, servers, memory, findings: Findings::default() };
+    let mut suspects = check.look_up(accounts).await;
+    for suspect in suspects.values_mut() {
+        suspect.stored.retain(|seen| !matches!(seen, Seen::Absent));
+    }
+    if !suspects.is_empty() {
+        check.judge(suspects, |_| false).await?;
     }
     Ok(check.findings)
 }
@@ -318,7 +286,8 @@ impl Check<'_> {
         let mut whole = false;
         let mut cursor = None;
         loop {
-            let suspects = self.look_up(page).await;
+            let looked = page.into_iter().map(|(account, present)| (account, Some(present)));
+            let suspects = self.look_up(looked.collect()).await;
             let missing = suspects.values().any(|suspect| suspect.stored.iter().any(|s| matches!(s, Seen::Absent)));
             if !suspects.is_empty() {
                 self.judge(suspects, |_| true).await?;
@@ -340,9 +309,9 @@ impl Check<'_> {
     }
 
     /// What the servers store and run of these accounts; only those with something unexpected.
-    async fn look_up(&self, page: Vec<(Key, Present)>) -> BTreeMap<Key, Suspect> {
+    async fn look_up(&self, page: Vec<(Key, Option<Present>)>) -> BTreeMap<Key, Suspect> {
         let resolver = self.resolver;
-        let still = page.into_iter().filter(|(_, present)| !present.moving);
+        let still = page.into_iter().filter(|(_, present)| present.is_none_or(|present| !present.moving));
         let looks = still.map(|(account, present)| async move {
             let stored = resolver.lookup(account).await.unwrap_or_default();
             let stored: Vec<_> = stored.iter().map(|answer| seen(answer.as_deref())).collect();
@@ -351,12 +320,15 @@ impl Check<'_> {
                 Effective::Running { jwt, .. } => Some(Seen::of(jwt)),
                 _ => None,
             });
-            (account, Suspect { present: Some(present), stored, runs: runs.collect() })
+            (account, Suspect { present, stored, runs: runs.collect() })
         });
         let looked: Vec<_> = stream::iter(looks).buffer_unordered(IN_FLIGHT).collect().await;
         let unexpected = |suspect: &Suspect| {
-            let wanted = suspect.present.map(|present| present.sha256).unwrap_or_default();
-            suspect.stored.iter().chain(&suspect.runs).any(|seen| !seen.is(&wanted))
+            let mut seen = suspect.stored.iter().chain(&suspect.runs);
+            match suspect.present {
+                Some(present) => seen.any(|seen| !seen.is(&present.sha256)),
+                None => seen.any(|seen| !matches!(seen, Seen::Absent)),
+            }
         };
         looked.into_iter().filter(|(_, suspect)| unexpected(suspect)).collect()
     }

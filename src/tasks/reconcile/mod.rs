@@ -2,11 +2,13 @@
 //! back, when asked to, and at a tick.
 //!
 //! What follows from a comparison is decided in `authority::reconcile`, how one is made stands in
-//! [`check`]; here is when. Pushes are left to the push task.
+//! [`check`]; here is when. Pushes are left to the push task. What somebody pushes is looked at in [`pushed`].
 
 pub mod check;
 mod database;
 pub mod ledger;
+pub(super) mod pushed;
+mod terms;
 
 use std::{sync::Arc, time::Duration};
 

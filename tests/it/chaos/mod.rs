@@ -6,7 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "figures and seeds of the runs")]
 
-mod audit;
+pub mod audit;
 mod cluster;
 mod load;
 mod nodes;
