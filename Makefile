@@ -4,9 +4,11 @@
 CARGO ?= cargo
 DEV_DIR ?= .dev
 CHAOS_SCHEDULES ?= 100000
+DENY_VERSION := 0.20.2
+DENY := .tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-api chaos bench lint fmt up
+.PHONY: help setup build demo test test-api chaos bench deny lint fmt up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,11 +38,16 @@ chaos: setup ## faults at full size, and many schedules on a simulated cluster (
 bench: setup ## the figures, measured beside their limits
 	$(CARGO) bench --locked --bench figures
 
-lint: ## format, clippy, and cargo-deny where it is installed
+lint: ## format, clippy, and what `deny` looks at where cargo-deny is installed
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
-	else echo "skipped: cargo deny (cargo install --locked cargo-deny)"; fi
+	@if $(DENY) --version >/dev/null 2>&1; then $(DENY) --locked check licenses bans sources; \
+	else echo "skipped: cargo-deny (make deny installs it)"; fi
+
+deny: ## licences, duplicates and sources of what we depend on, and known weaknesses where the list can be had
+	@$(DENY) --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root .tools cargo-deny@$(DENY_VERSION)
+	$(DENY) --locked check licenses bans sources
+	$(DENY) --locked check advisories
 
 fmt: ## format the code
 	$(CARGO) fmt
