@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiState,
-    caller::Caller,
+    asked::{Asked, DryRunParam, IfMatchHeader, Tried},
     environments::check,
     extract::{EnvPath, ItemPath, OptionalBody},
     page::List,
@@ -20,8 +20,8 @@ use super::{
     problem::Refusal,
 };
 use crate::{
-    authority::{Authority, requests::NewConsumer},
-    model::view::ConsumerView,
+    authority::{Authority, Proposal, requests::NewConsumer},
+    model::{preview::PreviewView, view::ConsumerView},
 };
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
@@ -54,24 +54,29 @@ async fn list_consumers(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
         ("name" = String, Path, description = "Name, also in JetStream", example = "orders"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     request_body = Option<NewConsumer>,
     responses(
         (status = 201, description = "Added", body = ConsumerView),
-        (status = 200, description = "It was there already", body = ConsumerView),
+        (status = 200, description = "It was there already; or a preview", body = Tried<ConsumerView>),
         (status = 409, description = "There is one with other content, or something of it is not active or being deleted"),
     ),
 )]
 async fn put_consumer(
     State(authority): State<Arc<Authority>>,
     ItemPath(org, env_type, name): ItemPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
     OptionalBody(request): OptionalBody<NewConsumer>,
 ) -> Result<Response, Refusal> {
     check(&authority, &env_type)?;
-    let (view, created) = authority.put_consumer(&caller.actor, &org, &env_type, &name, &request).await?;
+    if let Some(preview) = asked.preview(Proposal::PutConsumer(&org, &env_type, &name, &request)).await? {
+        return Ok(preview);
+    }
+    let (view, created) = authority.put_consumer(&asked.actor, &org, &env_type, &name, &request).await?;
     let view = authority.wait_consumer(&org, &env_type, &name, prefer.wait(), view).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, prefer.applied(), Json(view)).into_response())
@@ -103,9 +108,12 @@ async fn show_consumer(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
         ("name" = String, Path, description = "Name, also in JetStream", example = "orders"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     responses(
+        (status = 200, description = "A preview", body = PreviewView),
         (status = 202, description = "The removal is under way", body = ConsumerView),
         (status = 409, description = "The organization is not active"),
     ),
@@ -113,10 +121,13 @@ async fn show_consumer(
 async fn delete_consumer(
     State(authority): State<Arc<Authority>>,
     ItemPath(org, env_type, name): ItemPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
 ) -> Result<Response, Refusal> {
-    let view = authority.delete_consumer(&caller.actor, &org, &env_type, &name).await?;
+    if let Some(preview) = asked.preview(Proposal::DeleteConsumer(&org, &env_type, &name)).await? {
+        return Ok(preview);
+    }
+    let view = authority.delete_consumer(&asked.actor, &org, &env_type, &name).await?;
     let view = authority.wait_consumer(&org, &env_type, &name, prefer.wait(), view).await?;
     Ok((StatusCode::ACCEPTED, prefer.applied(), Json(view)).into_response())
 }

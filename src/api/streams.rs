@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiState,
-    caller::Caller,
+    asked::{Asked, DryRunParam, IfMatchHeader, Tried},
     environments::check,
     extract::{Body, EnvPath, ItemPath},
     page::List,
@@ -20,8 +20,8 @@ use super::{
     problem::Refusal,
 };
 use crate::{
-    authority::{Authority, requests::NewStream},
-    model::view::StreamView,
+    authority::{Authority, Proposal, requests::NewStream},
+    model::{preview::PreviewView, view::StreamView},
 };
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
@@ -54,24 +54,29 @@ async fn list_streams(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
         ("name" = String, Path, description = "Name; in JetStream `ws-{org}-{envType}-{name}`", example = "jobs"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     request_body = NewStream,
     responses(
         (status = 201, description = "Added", body = StreamView),
-        (status = 200, description = "It was there already", body = StreamView),
+        (status = 200, description = "It was there already; or a preview", body = Tried<StreamView>),
         (status = 409, description = "There is one with other content, or something of it is not active or being deleted"),
     ),
 )]
 async fn put_stream(
     State(authority): State<Arc<Authority>>,
     ItemPath(org, env_type, name): ItemPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
     Body(request): Body<NewStream>,
 ) -> Result<Response, Refusal> {
     check(&authority, &env_type)?;
-    let (view, created) = authority.put_stream(&caller.actor, &org, &env_type, &name, &request).await?;
+    if let Some(preview) = asked.preview(Proposal::PutStream(&org, &env_type, &name, &request)).await? {
+        return Ok(preview);
+    }
+    let (view, created) = authority.put_stream(&asked.actor, &org, &env_type, &name, &request).await?;
     let view = authority.wait_stream(&org, &env_type, &name, prefer.wait(), view).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, prefer.applied(), Json(view)).into_response())
@@ -103,9 +108,12 @@ async fn show_stream(
         ("org" = String, Path, description = "Slug", example = "acme"),
         ("envType" = String, Path, description = "Environment type", example = "prod"),
         ("name" = String, Path, description = "Name; in JetStream `ws-{org}-{envType}-{name}`", example = "jobs"),
+        DryRunParam,
+        IfMatchHeader,
         PreferHeader,
     ),
     responses(
+        (status = 200, description = "A preview", body = PreviewView),
         (status = 202, description = "The removal is under way", body = StreamView),
         (status = 409, description = "The organization is not active, or consumers read from it"),
     ),
@@ -113,10 +121,13 @@ async fn show_stream(
 async fn delete_stream(
     State(authority): State<Arc<Authority>>,
     ItemPath(org, env_type, name): ItemPath,
-    caller: Caller,
+    asked: Asked,
     prefer: Prefer,
 ) -> Result<Response, Refusal> {
-    let view = authority.delete_stream(&caller.actor, &org, &env_type, &name).await?;
+    if let Some(preview) = asked.preview(Proposal::DeleteStream(&org, &env_type, &name)).await? {
+        return Ok(preview);
+    }
+    let view = authority.delete_stream(&asked.actor, &org, &env_type, &name).await?;
     let view = authority.wait_stream(&org, &env_type, &name, prefer.wait(), view).await?;
     Ok((StatusCode::ACCEPTED, prefer.applied(), Json(view)).into_response())
 }

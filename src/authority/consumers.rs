@@ -7,17 +7,23 @@ use std::time::Duration;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Actor, Authority, environments::no_environment, organizations::no_organization, requests::NewConsumer};
+use super::{
+    Actor, Authority,
+    environments::no_environment,
+    organizations::no_organization,
+    requests::NewConsumer,
+    work::{Applying, Work},
+};
 use crate::{
     error::{Error, Result},
     jwt::subject,
     model::{
-        ConsumerConfig, EnvState, EnvType, Environment, ItemName, ItemState, OrgSlug,
+        ConsumerConfig, EnvState, EnvType, Environment, ItemName, ItemState, OrgSlug, Organization,
         size::{format_duration, parse_duration},
         view::ConsumerView,
     },
     store::{
-        Tx, audit,
+        audit,
         environments::{self, EnvironmentRow},
         items::{CONSUMERS, Item, STREAMS},
         organizations,
@@ -53,14 +59,31 @@ impl Authority {
         name: &ItemName,
         request: &NewConsumer,
     ) -> Result<(ConsumerView, bool)> {
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let (_, view, made) = self.put_consumer_in(change.work(), actor, slug, env_type, name, request).await?;
+        if made {
+            change.commit().await?;
+            self.provision_wanted.notify_one();
+        }
+        Ok((view, made))
+    }
+
+    pub(super) async fn put_consumer_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+        name: &ItemName,
+        request: &NewConsumer,
+    ) -> Result<(Organization, ConsumerView, bool)> {
         let environment = Environment::new(slug.clone(), env_type.clone());
         let config = config(&environment, request)?;
-        let mut tx = self.store.begin().await?;
-        let row = lock_environment(&mut tx, slug, env_type).await?;
+        let (org, row) = lock_environment(work, slug, env_type).await?;
         if row.state == EnvState::Deleting {
             return Err(Error::conflict("environment-deleting", "the environment is being deleted"));
         }
-        if let Some(found) = CONSUMERS.find(&mut tx, row.id, name).await? {
+        if let Some(found) = CONSUMERS.find(work.rows(), row.id, name).await? {
             if found.state == ItemState::Deleting {
                 return Err(Error::conflict(
                     "consumer-deleting",
@@ -73,10 +96,10 @@ impl Authority {
                     format!("there is a consumer '{name}' with other content; delete it first or choose another name"),
                 ));
             }
-            return Ok((consumer_view(&environment, &found), false));
+            return Ok((org, consumer_view(&environment, &found), false));
         }
         if let Some(stream) = &config.stream {
-            let found = STREAMS.find(&mut tx, row.id, stream).await?;
+            let found = STREAMS.find(work.rows(), row.id, stream).await?;
             if found.is_none_or(|found| found.state == ItemState::Deleting) {
                 let detail =
                     format!("the environment has no further stream '{stream}'; add it with PUT …/streams/{stream}");
@@ -84,7 +107,7 @@ impl Authority {
             }
         }
         let id = self.id();
-        CONSUMERS.insert(&mut tx, row.id, id, name, &config, self.now()).await?;
+        CONSUMERS.insert(work.rows(), row.id, id, name, &config, self.now()).await?;
         let event = self.event(
             actor,
             "consumer.create",
@@ -92,11 +115,9 @@ impl Authority {
             target(&environment, name),
             json!({"stream": config.stream_in(&environment), "config": config}),
         );
-        audit::record(&mut tx, &event).await?;
-        tx.commit().await?;
-        self.provision_wanted.notify_one();
+        audit::record(work.rows(), &event).await?;
         let made = Item { id, name: name.clone(), config, state: ItemState::Pending, error: None, made: false };
-        Ok((consumer_view(&environment, &made), true))
+        Ok((org, consumer_view(&environment, &made), true))
     }
 
     /// Removes a consumer: how far it has read is forgotten, the messages stay.
@@ -107,20 +128,36 @@ impl Authority {
         env_type: &EnvType,
         name: &ItemName,
     ) -> Result<ConsumerView> {
-        let environment = Environment::new(slug.clone(), env_type.clone());
-        let mut tx = self.store.begin().await?;
-        let row = lock_environment(&mut tx, slug, env_type).await?;
-        let mut found = CONSUMERS.find(&mut tx, row.id, name).await?.ok_or_else(|| no_consumer(&environment, name))?;
-        if found.state != ItemState::Deleting {
-            CONSUMERS.start_deletion(&mut tx, found.id, self.now()).await?;
-            let event = self.event(actor, "consumer.delete", Some(slug), target(&environment, name), json!({}));
-            audit::record(&mut tx, &event).await?;
-            tx.commit().await?;
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let (_, view, goes) = self.delete_consumer_in(change.work(), actor, slug, env_type, name).await?;
+        if goes {
+            change.commit().await?;
             self.provision_wanted.notify_one();
+        }
+        Ok(view)
+    }
+
+    pub(super) async fn delete_consumer_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+        name: &ItemName,
+    ) -> Result<(Organization, ConsumerView, bool)> {
+        let environment = Environment::new(slug.clone(), env_type.clone());
+        let (org, row) = lock_environment(work, slug, env_type).await?;
+        let mut found =
+            CONSUMERS.find(work.rows(), row.id, name).await?.ok_or_else(|| no_consumer(&environment, name))?;
+        let goes = found.state != ItemState::Deleting;
+        if goes {
+            CONSUMERS.start_deletion(work.rows(), found.id, self.now()).await?;
+            let event = self.event(actor, "consumer.delete", Some(slug), target(&environment, name), json!({}));
+            audit::record(work.rows(), &event).await?;
             found.state = ItemState::Deleting;
             found.error = None;
         }
-        Ok(consumer_view(&environment, &found))
+        Ok((org, consumer_view(&environment, &found), goes))
     }
 
     /// One consumer.
@@ -161,11 +198,17 @@ impl Authority {
 }
 
 /// An environment of an active organization, which nobody else changes until the transaction ends.
-pub(super) async fn lock_environment(tx: &mut Tx, slug: &OrgSlug, env_type: &EnvType) -> Result<EnvironmentRow> {
-    let org = organizations::lock(tx, slug).await?.ok_or_else(|| no_organization(slug))?;
+pub(super) async fn lock_environment(
+    work: &mut Work,
+    slug: &OrgSlug,
+    env_type: &EnvType,
+) -> Result<(Organization, EnvironmentRow)> {
+    let org = organizations::lock(work.rows(), slug).await?.ok_or_else(|| no_organization(slug))?;
+    work.require_generation(org.account).await?;
     org.state.require_active()?;
-    let rows = environments::of(tx, org.id).await?;
-    rows.into_iter().find(|row| row.env_type == *env_type).ok_or_else(|| no_environment(slug, env_type))
+    let rows = environments::of(work.rows(), org.id).await?;
+    let row = rows.into_iter().find(|row| row.env_type == *env_type);
+    Ok((org, row.ok_or_else(|| no_environment(slug, env_type))?))
 }
 
 /// What was asked for, checked, with every default filled in.

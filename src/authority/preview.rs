@@ -8,13 +8,13 @@ use super::{
     Actor, Authority,
     mint::Decided,
     organizations::{Transform, busy},
-    requests::{ChangeOrganization, NewOrganization, Reason, Revoke},
+    requests::{ChangeOrganization, NewConsumer, NewOrganization, NewStream, Reason, Revoke},
     work::{Trial, Work},
 };
 use crate::{
     error::{Error, Result},
     jwt,
-    model::{EnvType, OrgSlug, Organization},
+    model::{EnvType, ItemName, OrgSlug, Organization},
     nkey::{Account, PublicKey},
 };
 
@@ -35,6 +35,14 @@ pub enum Proposal<'a> {
     PutEnvironment(&'a OrgSlug, &'a EnvType),
     /// [`Authority::delete_environment`].
     DeleteEnvironment(&'a OrgSlug, &'a EnvType),
+    /// [`Authority::put_consumer`].
+    PutConsumer(&'a OrgSlug, &'a EnvType, &'a ItemName, &'a NewConsumer),
+    /// [`Authority::delete_consumer`].
+    DeleteConsumer(&'a OrgSlug, &'a EnvType, &'a ItemName),
+    /// [`Authority::put_stream`].
+    PutStream(&'a OrgSlug, &'a EnvType, &'a ItemName, &'a NewStream),
+    /// [`Authority::delete_stream`].
+    DeleteStream(&'a OrgSlug, &'a EnvType, &'a ItemName),
     /// [`Authority::revoke`].
     Revoke(Uuid, &'a Reason),
     /// [`Authority::revoke_selected`].
@@ -114,6 +122,18 @@ impl Authority {
             }
             Proposal::DeleteEnvironment(slug, env_type) => {
                 Ok(self.delete_environment_in(work, actor, slug, env_type).await?.0)
+            }
+            Proposal::PutConsumer(slug, env_type, name, request) => {
+                Ok(self.put_consumer_in(work, actor, slug, env_type, name, request).await?.0)
+            }
+            Proposal::DeleteConsumer(slug, env_type, name) => {
+                Ok(self.delete_consumer_in(work, actor, slug, env_type, name).await?.0)
+            }
+            Proposal::PutStream(slug, env_type, name, request) => {
+                Ok(self.put_stream_in(work, actor, slug, env_type, name, request).await?.0)
+            }
+            Proposal::DeleteStream(slug, env_type, name) => {
+                Ok(self.delete_stream_in(work, actor, slug, env_type, name).await?.0)
             }
             Proposal::Revoke(id, reason) => self.revoke_in(work, actor, id, reason).await,
             Proposal::RevokeSelected(slug, selector) => {

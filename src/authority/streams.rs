@@ -11,11 +11,12 @@ use super::{
     Actor, Authority,
     consumers::{bounded, filters, lock_environment, target},
     requests::NewStream,
+    work::{Applying, Work},
 };
 use crate::{
     error::{Error, Result},
     model::{
-        EnvState, EnvType, Environment, ItemName, ItemState, OrgSlug, StreamConfig,
+        EnvState, EnvType, Environment, ItemName, ItemState, OrgSlug, Organization, StreamConfig,
         size::{format_duration, parse_duration, parse_size},
         view::StreamView,
     },
@@ -42,18 +43,35 @@ impl Authority {
         name: &ItemName,
         request: &NewStream,
     ) -> Result<(StreamView, bool)> {
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let (_, view, made) = self.put_stream_in(change.work(), actor, slug, env_type, name, request).await?;
+        if made {
+            change.commit().await?;
+            self.provision_wanted.notify_one();
+        }
+        Ok((view, made))
+    }
+
+    pub(super) async fn put_stream_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+        name: &ItemName,
+        request: &NewStream,
+    ) -> Result<(Organization, StreamView, bool)> {
         let environment = Environment::new(slug.clone(), env_type.clone());
         if environment.further_stream(name) == environment.stream() {
             let detail = "this is the name of the environment's event stream; choose another one";
             return Err(Error::field("reserved-name", "name", detail));
         }
         let config = config(&environment, request)?;
-        let mut tx = self.store.begin().await?;
-        let row = lock_environment(&mut tx, slug, env_type).await?;
+        let (org, row) = lock_environment(work, slug, env_type).await?;
         if row.state == EnvState::Deleting {
             return Err(Error::conflict("environment-deleting", "the environment is being deleted"));
         }
-        if let Some(found) = STREAMS.find(&mut tx, row.id, name).await? {
+        if let Some(found) = STREAMS.find(work.rows(), row.id, name).await? {
             if found.state == ItemState::Deleting {
                 let detail = "the stream is being deleted; wait until it is gone and try again";
                 return Err(Error::conflict("stream-deleting", detail));
@@ -64,17 +82,15 @@ impl Authority {
                     format!("there is a stream '{name}' with other content; delete it first or choose another name"),
                 ));
             }
-            return Ok((stream_view(&environment, &found), false));
+            return Ok((org, stream_view(&environment, &found), false));
         }
         let id = self.id();
-        STREAMS.insert(&mut tx, row.id, id, name, &config, self.now()).await?;
+        STREAMS.insert(work.rows(), row.id, id, name, &config, self.now()).await?;
         let detail = json!({"stream": environment.further_stream(name), "config": config});
         let event = self.event(actor, "stream.create", Some(slug), target(&environment, name), detail);
-        audit::record(&mut tx, &event).await?;
-        tx.commit().await?;
-        self.provision_wanted.notify_one();
+        audit::record(work.rows(), &event).await?;
         let made = Item { id, name: name.clone(), config, state: ItemState::Pending, error: None, made: false };
-        Ok((stream_view(&environment, &made), true))
+        Ok((org, stream_view(&environment, &made), true))
     }
 
     /// Removes a stream with what it has copied; the event stream keeps its messages.
@@ -85,12 +101,29 @@ impl Authority {
         env_type: &EnvType,
         name: &ItemName,
     ) -> Result<StreamView> {
+        let mut change = Applying::begin(&self.store, actor).await?;
+        let (_, view, goes) = self.delete_stream_in(change.work(), actor, slug, env_type, name).await?;
+        if goes {
+            change.commit().await?;
+            self.provision_wanted.notify_one();
+        }
+        Ok(view)
+    }
+
+    pub(super) async fn delete_stream_in(
+        &self,
+        work: &mut Work,
+        actor: &Actor,
+        slug: &OrgSlug,
+        env_type: &EnvType,
+        name: &ItemName,
+    ) -> Result<(Organization, StreamView, bool)> {
         let environment = Environment::new(slug.clone(), env_type.clone());
-        let mut tx = self.store.begin().await?;
-        let row = lock_environment(&mut tx, slug, env_type).await?;
-        let mut found = STREAMS.find(&mut tx, row.id, name).await?.ok_or_else(|| no_stream(&environment, name))?;
-        if found.state != ItemState::Deleting {
-            let consumers = CONSUMERS.list(&mut tx, row.id).await?;
+        let (org, row) = lock_environment(work, slug, env_type).await?;
+        let mut found = STREAMS.find(work.rows(), row.id, name).await?.ok_or_else(|| no_stream(&environment, name))?;
+        let goes = found.state != ItemState::Deleting;
+        if goes {
+            let consumers = CONSUMERS.list(work.rows(), row.id).await?;
             let reading: Vec<_> = consumers
                 .iter()
                 .filter(|consumer| consumer.config.stream.as_ref() == Some(name))
@@ -100,15 +133,13 @@ impl Authority {
                 let detail = format!("consumers read from it: {}; delete them first", reading.join(", "));
                 return Err(Error::conflict("stream-in-use", detail));
             }
-            STREAMS.start_deletion(&mut tx, found.id, self.now()).await?;
+            STREAMS.start_deletion(work.rows(), found.id, self.now()).await?;
             let event = self.event(actor, "stream.delete", Some(slug), target(&environment, name), json!({}));
-            audit::record(&mut tx, &event).await?;
-            tx.commit().await?;
-            self.provision_wanted.notify_one();
+            audit::record(work.rows(), &event).await?;
             found.state = ItemState::Deleting;
             found.error = None;
         }
-        Ok(stream_view(&environment, &found))
+        Ok((org, stream_view(&environment, &found), goes))
     }
 
     /// One stream.

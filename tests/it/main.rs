@@ -23,6 +23,7 @@ mod layers;
 mod ledger;
 mod live;
 mod load;
+mod lookup;
 mod metrics;
 mod months;
 mod operator_rotation;

@@ -169,3 +169,23 @@ async fn what_cannot_be_rotated_is_named_and_holds_up_no_other() {
     assert!(ran.err.contains("not-all-rotated"), "{}", ran.err);
     assert_eq!(files(Path::new(&s.path("out"))).len(), 2);
 }
+
+#[tokio::test]
+async fn a_dry_run_lists_and_rotates_nothing() {
+    let s = Service::start().await;
+    s.done("org create acme --env prod").await;
+    let id = issue(&s, "prod", vec![viewer("a".to_owned()), own()]).await[0];
+    fs::create_dir(s.path("out")).unwrap();
+    let before = all(&s).await;
+    let ran = s.run("cred rotate --org acme --out-dir DIR/out --dry-run").await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains(&id.to_string()) && ran.out.contains("acme-prod-a.creds"), "{}", ran.out);
+    assert!(ran.err.contains("1 would be, of 1 the owners hold the keys"), "{}", ran.err);
+    let ran = s.run("cred rotate --org acme --out-dir DIR/out --dry-run -o json").await;
+    let listed: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"]), (1, &serde_json::json!(id)));
+    assert_eq!(fs::read_dir(s.path("out")).unwrap().count(), 0, "no journal either");
+    let after = all(&s).await;
+    let states = |all: &BTreeMap<Uuid, CredentialView>| all.values().map(|one| (one.id, one.state)).collect::<Vec<_>>();
+    assert_eq!(states(&before), states(&after));
+}

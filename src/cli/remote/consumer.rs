@@ -7,6 +7,7 @@ use super::{
     Outcome,
     client::{Answer, Client},
     org::name_of,
+    preview::Try,
 };
 use crate::{
     api::page::List,
@@ -30,7 +31,12 @@ pub enum ConsumerCommand {
     /// Show a consumer.
     Show(Place),
     /// Remove a consumer. How far it has read is forgotten; the messages stay.
-    Remove(Place),
+    Remove {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        how: Try,
+    },
 }
 
 /// A consumer.
@@ -67,6 +73,8 @@ pub struct AddArgs {
     /// Where it begins [default: all].
     #[arg(long, value_enum)]
     deliver: Option<Deliver>,
+    #[command(flatten)]
+    how: Try,
 }
 
 /// Where a consumer begins.
@@ -109,7 +117,8 @@ pub(super) async fn run(command: ConsumerCommand, client: &Client) -> Outcome<()
                 max_ack_pending: args.max_ack_pending,
                 deliver_policy: args.deliver.map(Into::into),
             };
-            let answer = client.change(Method::PUT, &place.path(), &[], Some(&request)).await?;
+            let answer = args.how.change(client, Method::PUT, &place.path(), &[], Some(&request)).await?;
+            let Some(answer) = answer else { return Ok(()) };
             changed(client, &answer, &place, ItemState::Ready)
         }
         ConsumerCommand::List { org, env_type } => {
@@ -122,8 +131,9 @@ pub(super) async fn run(command: ConsumerCommand, client: &Client) -> Outcome<()
             client.print(&answer, details)?;
             Ok(())
         }
-        ConsumerCommand::Remove(place) => {
-            let answer = client.change(Method::DELETE, &place.path(), &[], None::<&()>).await?;
+        ConsumerCommand::Remove { place, how } => {
+            let answer = how.change(client, Method::DELETE, &place.path(), &[], None::<&()>).await?;
+            let Some(answer) = answer else { return Ok(()) };
             changed(client, &answer, &place, ItemState::Deleted)
         }
     }

@@ -60,6 +60,9 @@ pub struct ManyArgs {
     /// How many a second at most.
     #[arg(long, requires = "org", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rate: u32,
+    /// Rotate nothing; list what would be.
+    #[arg(long, requires = "org")]
+    dry_run: bool,
 }
 
 /// What `--output json` prints.
@@ -106,6 +109,9 @@ pub(super) async fn run(
     let dir = args.out_dir.unwrap_or_else(|| PathBuf::from("."));
     let ManyArgs { env, role, older_than, signing_key, .. } = args;
     let selector = Selector { org, env, role, older_than, signing_key, grace };
+    if args.dry_run {
+        return would_rotate(&items(&selector, &dir, force, client).await?, client);
+    }
     let mut journal = match Journal::find(&dir)? {
         Found::Unfinished(journal) if journal.job.selector == selector => {
             note(&format!(
@@ -172,6 +178,23 @@ async fn items(selector: &Selector, dir: &Path, force: bool, client: &Client) ->
         items.push(Item { id, env_type, name, role, file: (!own_key).then_some(file) });
     }
     Ok(items)
+}
+
+/// What `--dry-run` prints.
+fn would_rotate(items: &[Item], client: &Client) -> Outcome<()> {
+    let (due, own): (Vec<_>, Vec<_>) = items.iter().partition(|item| item.file.is_some());
+    match client.format {
+        OutputFormat::Json => print(&json(&due)?)?,
+        OutputFormat::Table => {
+            let row = |item: &&Item| {
+                let file = item.file.clone().unwrap_or_default();
+                [item.id.to_string(), item.env_type.clone(), item.role.clone(), item.name.clone(), file]
+            };
+            print(&table(["ID", "ENVIRONMENT", "ROLE", "NAME", "FILE"], due.iter().map(row)))?;
+        }
+    }
+    note(&format!("nothing was rotated; {} would be, of {} the owners hold the keys", due.len(), own.len()));
+    Ok(())
 }
 
 async fn rotate_all(journal: &mut Journal, dir: &Path, rate: u32, client: &Client) -> Outcome<()> {
@@ -302,6 +325,6 @@ fn report(journal: &Journal, dir: &Path, client: &Client) -> Outcome<()> {
     }
 }
 
-fn json(summary: &Summary) -> Result<String> {
+fn json(summary: &impl Serialize) -> Result<String> {
     serde_json::to_string(summary).map_err(|error| Error::internal("summary").with_source(error))
 }

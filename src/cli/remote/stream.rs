@@ -7,6 +7,7 @@ use super::{
     Outcome,
     client::{Answer, Client},
     org::name_of,
+    preview::Try,
 };
 use crate::{
     api::page::List,
@@ -30,7 +31,12 @@ pub enum StreamCommand {
     /// Show a further stream.
     Show(Place),
     /// Remove a further stream with what it has copied; the event stream keeps its messages.
-    Remove(Place),
+    Remove {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        how: Try,
+    },
 }
 
 /// A further stream.
@@ -64,6 +70,8 @@ pub struct AddArgs {
     /// When messages go [default: limits].
     #[arg(long, value_enum)]
     retention: Option<Keep>,
+    #[command(flatten)]
+    how: Try,
 }
 
 /// When messages go.
@@ -105,7 +113,8 @@ pub(super) async fn run(command: StreamCommand, client: &Client) -> Outcome<()> 
                 max_messages_per_subject: args.max_messages_per_subject,
                 retention: args.retention.map(Into::into),
             };
-            let answer = client.change(Method::PUT, &place.path(), &[], Some(&request)).await?;
+            let answer = args.how.change(client, Method::PUT, &place.path(), &[], Some(&request)).await?;
+            let Some(answer) = answer else { return Ok(()) };
             changed(client, &answer, &place, ItemState::Ready)
         }
         StreamCommand::List { org, env_type } => {
@@ -118,8 +127,9 @@ pub(super) async fn run(command: StreamCommand, client: &Client) -> Outcome<()> 
             client.print(&answer, details)?;
             Ok(())
         }
-        StreamCommand::Remove(place) => {
-            let answer = client.change(Method::DELETE, &place.path(), &[], None::<&()>).await?;
+        StreamCommand::Remove { place, how } => {
+            let answer = how.change(client, Method::DELETE, &place.path(), &[], None::<&()>).await?;
+            let Some(answer) = answer else { return Ok(()) };
             changed(client, &answer, &place, ItemState::Deleted)
         }
     }

@@ -219,3 +219,29 @@ async fn who_made_the_approvers_token_is_no_second_person() {
     }
     api.as_caller(&other, "POST", &path, None).await.ok(200);
 }
+
+#[tokio::test]
+async fn the_rotation_of_the_operators_key_is_approved_by_another_persons_token() {
+    let api = Api::start().await;
+    let (_, olga) = api.token("olga", "security-officer", &[]).await;
+    let (_, oscar) = api.token("oscar", "security-officer", &[]).await;
+    let (_, boss) = api.token("boss", "sovereign-admin", &[]).await;
+    let reason = json!({"reason": "once a year"});
+    let asked = api.as_caller(&olga, "POST", "/api/v1/operator/keys/rotate", Some(reason)).await.ok(202);
+    assert_eq!((&asked["state"], &asked["requestedBy"]), (&json!("proposed"), &json!("token:olga")));
+    let path = format!("/api/v1/operator/rotations/{}", asked["id"].as_str().unwrap());
+    let approve = format!("{path}/approve");
+    for (token, code) in [(&olga, "approval-needs-second-person"), (&boss, "approval-needs-security-officer")] {
+        assert_eq!(api.as_caller(token, "POST", &approve, None).await.problem(403).0, code);
+    }
+    assert_eq!(api.get(&path).await.ok(200)["newKey"], Value::Null, "nothing happened");
+    let approved = api.as_caller(&oscar, "POST", &approve, None).await.ok(200);
+    assert_eq!((&approved["state"], &approved["approvedBy"]), (&json!("pending"), &json!("token:oscar")));
+    assert!(approved["newKey"].is_string() && approved["needsOperatorJwt"] == true);
+    assert_eq!(api.as_caller(&oscar, "POST", &approve, None).await.problem(409).0, "key-rotation-state");
+    let event = api.get("/api/v1/audit?action=operator-key.approve").await.ok(200);
+    assert_eq!(
+        (&event["items"][0]["actor"], &event["items"][0]["detail"]["requestedBy"]),
+        (&json!("token:oscar"), &json!("token:olga"))
+    );
+}

@@ -183,3 +183,42 @@ async fn an_environment_and_an_organization_take_theirs_along() {
     assert_eq!(provision(&api).await, 0, "there is nothing left to do");
     assert_eq!(api.get(CONSUMERS).await.problem(404).0, "no-environment");
 }
+
+#[tokio::test]
+async fn consumers_and_streams_are_tried_without_a_change() {
+    const STREAMS: &str = "/api/v1/orgs/acme/envs/prod/streams";
+    let api = Api::start().await;
+    api.onboard().await;
+    for (path, kind, body, bad) in [
+        (CONSUMERS, "consumer", json!({"maxDeliver": 5}), json!({"filterSubjects": ["ws.acme-dev.>"]})),
+        (STREAMS, "stream", json!({"maxBytes": "1MiB"}), json!({"maxBytes": "1MiB", "filterSubjects": [">"]})),
+    ] {
+        let (name, tried) = (format!("{path}/x"), format!("{path}/x?dryRun=true"));
+        let events = async || api.get("/api/v1/audit?limit=1000").await.ok(200)["items"].clone();
+        let before = events().await;
+        let preview = api.raw("PUT", &tried, body.to_string()).await.ok(200);
+        assert_eq!(
+            (&preview["org"], &preview["nextGeneration"]),
+            (&json!("acme"), &preview["generation"]),
+            "{preview}"
+        );
+        assert_eq!((&api.get(path).await.ok(200)["items"], events().await), (&json!([]), before));
+        // Refused as the change itself is.
+        assert_eq!(api.raw("PUT", &tried, bad.to_string()).await.problem(422).0, "invalid-filter");
+        assert_eq!(api.call("DELETE", &tried).await.problem(404).0, format!("no-{kind}"));
+
+        api.raw("PUT", &name, body.to_string()).await.ok(201);
+        let before = (api.get(&name).await.ok(200), events().await);
+        api.raw("PUT", &tried, body.to_string()).await.ok(200);
+        assert_eq!(api.raw("PUT", &tried, bad.to_string()).await.problem(422).0, "invalid-filter");
+        api.call("DELETE", &tried).await.ok(200);
+        assert_eq!((api.get(&name).await.ok(200), events().await), before);
+        // Under a condition.
+        let request = |generation: &str| api.request("DELETE", &name).header("if-match", format!("\"{generation}\""));
+        let answer = api.send(request("99").body(axum::body::Body::empty()).unwrap()).await;
+        assert_eq!(answer.problem(412).0, "generation-changed");
+        assert_eq!((api.get(&name).await.ok(200), events().await), before);
+        let generation = preview["generation"].to_string();
+        api.send(request(&generation).body(axum::body::Body::empty()).unwrap()).await.ok(202);
+    }
+}
