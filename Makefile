@@ -6,12 +6,13 @@ DEV_DIR ?= .dev
 CHAOS_SCHEDULES ?= 100000
 DENY_VERSION := 0.20.2
 DENY := .tools/bin/cargo-deny
+SECRETS_RUN ?= $(CURDIR)/target/secrets-run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-api chaos bench deny lint fmt up
+.PHONY: help setup build demo test test-api test-secrets chaos bench deny lint fmt up
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## bring nats-server and Postgres where the machine lacks them
 	@scripts/setup
@@ -34,6 +35,12 @@ test-api: setup build ## the API against its own OpenAPI document, with schemath
 chaos: setup ## faults at full size, and many schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
 	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it -- simulation:: --nocapture
 	CHAOS_FULL=1 $(CARGO) test --locked --test it -- chaos:: months:: reconcile:: --nocapture --test-threads=1
+
+test-secrets: setup build ## all tests at their most talkative, then a search for every secret in what they left
+	rm -rf $(SECRETS_RUN)
+	SECRETS_RUN=$(SECRETS_RUN) NATS_AUTHORITY__LOG__FILTER=trace $(CARGO) test --locked --test it
+	SECRETS_RUN=$(SECRETS_RUN) $(CARGO) test --locked --test it -- --ignored --nocapture whole_run::
+	rm -rf $(SECRETS_RUN)
 
 bench: setup ## the figures, measured beside their limits
 	$(CARGO) bench --locked --bench figures

@@ -13,7 +13,7 @@ use serde_path_to_error::{Path, Segment};
 use url::form_urlencoded;
 use uuid::Uuid;
 
-use super::problem::Refusal;
+use super::{misplaced, problem::Refusal};
 use crate::{
     error::{Error, Kind},
     model::{EnvType, ItemName, OrgSlug},
@@ -230,6 +230,7 @@ async fn read_all(body: axum::body::Body) -> Result<Vec<u8>, Refusal> {
     if total > MAX_BODY {
         return Err(Error::new(Kind::TooLarge, "body-too-large", "a body has at most 1 MiB; send it in parts").into());
     }
+    misplaced::require_none(&bytes)?;
     Ok(bytes)
 }
 

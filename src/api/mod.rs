@@ -12,6 +12,7 @@
 //! | `asked` | changes that may be tried or carry a condition |
 //! | `openapi`, `grammar`, `codes`, `examples` | the document: what holds for all routes; the form of texts, links between operations; refusals; examples |
 //! | `extract` | bodies, paths and queries, read into types |
+//! | `misplaced` | seeds and tokens where none belong |
 //! | [`problem`] | the one mapping from errors to statuses |
 //! | `page`, `prefer` | lists; waiting for the servers |
 //! | the others | one resource each |
@@ -31,6 +32,7 @@ mod grammar;
 pub mod idempotency;
 pub mod keys;
 mod limits;
+mod misplaced;
 mod openapi;
 pub mod operator;
 pub mod operator_keys;

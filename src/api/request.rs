@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use super::{
-    ApiState,
+    ApiState, misplaced,
     prefer::Prefer,
     problem::{Refusal, render},
 };
@@ -41,7 +41,9 @@ impl fmt::Display for RequestId {
 impl RequestId {
     fn taken_over(headers: &HeaderMap) -> Option<Self> {
         let id = headers.get(X_REQUEST_ID)?;
-        let sane = (1..=MAX_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+        let sane = (1..=MAX_ID).contains(&id.len())
+            && id.as_bytes().iter().all(u8::is_ascii_graphic)
+            && !misplaced::holds_secret(id.as_bytes());
         sane.then(|| Self(id.clone()))
     }
 
@@ -68,7 +70,13 @@ pub(super) async fn surround(State(state): State<ApiState>, mut request: Request
     let span = tracing::info_span!("request", %method, route, request_id = %id);
     let limit = LIMIT + Prefer::of(request.headers()).wait();
     async {
-        let response = timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+        let answer = async {
+            match misplaced::require_none_in(&request) {
+                Ok(()) => next.run(request).await,
+                Err(refusal) => refusal.into_response(),
+            }
+        };
+        let response = timeout(limit, answer).await.unwrap_or_else(|_| {
             let error =
                 Error::unavailable("timeout", "the answer took too long; look at what is the case and try again");
             Refusal::from(error).into_response()

@@ -66,7 +66,7 @@ pub struct NewOperator {
 }
 
 /// The prefix by which scanners find our tokens.
-const TOKEN_PREFIX: &str = "nauth_";
+pub const TOKEN_PREFIX: &str = "nauth_";
 
 /// Makes a token of 256 random bits.
 pub fn new_token(entropy: &dyn Entropy) -> Zeroizing<String> {

@@ -44,9 +44,9 @@ pub struct DevArgs {
     /// Port of the API; 0 takes a free one and keeps it for the folder.
     #[arg(long, default_value_t = 0)]
     pub api_port: u16,
-    /// Log filter of the service.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    /// Log filter of the service; `info` when neither this nor the environment says more.
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
 }
 
 /// What a running deployment is, for programs.
@@ -77,7 +77,7 @@ pub(super) async fn run(args: &DevArgs) -> Result<u8> {
     progress.set_message("nats-authority");
     let port = api_port(&dir, args.api_port)?;
     let config = write_config(&dir, &cluster, port.number())?;
-    let (mut service, url) = start_service(&dir, &config, &args.log, usize::from(args.nodes)).await?;
+    let (mut service, url) = start_service(&dir, &config, args.log.as_deref(), usize::from(args.nodes)).await?;
     write_stack(&dir, &url, &database_url, &config, &service, &postgres, &cluster)?;
     progress.finish_and_clear();
     let shown = args.dir.display();
@@ -198,13 +198,16 @@ fn write_config(dir: &Path, cluster: &Cluster, port: u16) -> Result<PathBuf> {
     Ok(file)
 }
 
-async fn start_service(dir: &Path, config: &Path, log: &str, nodes: usize) -> Result<(Process, String)> {
+async fn start_service(dir: &Path, config: &Path, log: Option<&str>, nodes: usize) -> Result<(Process, String)> {
     let token = read_secret(&dir.join(ADMIN_TOKEN))?;
     let url_file = dir.join("api.url");
     let _ = std::fs::remove_file(&url_file);
     let program = std::env::current_exe().map_err(|error| Error::internal("current_exe").with_source(error))?;
     let mut command = Command::new(program);
-    command.arg("serve").arg("--config").arg(config).arg("--log").arg(log);
+    command.arg("serve").arg("--config").arg(config);
+    if let Some(filter) = log {
+        command.arg("--log").arg(filter);
+    }
     let mut service = Process::spawn("nats-authority", command, &dir.join("service.log"), Signal::TERM)?;
     let end = tokio::time::Instant::now() + SERVICE_START;
     loop {

@@ -15,7 +15,7 @@ mod tests;
 use std::fmt;
 
 pub use public::{AnyPublicKey, PublicKey};
-pub use secret::{KeyPair, Seed};
+pub use secret::{KeyPair, Seed, holds_seed};
 
 /// Whose a key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

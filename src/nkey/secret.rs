@@ -31,7 +31,7 @@ impl<R: Role> Seed<R> {
 
     /// A seed from its text form `S…`.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let mut raw = Zeroizing::new(codec::decode::<36>(text, 58)?);
+        let mut raw = Zeroizing::new(codec::decode::<36>(text, SEED_TEXT)?);
         if raw[0] & 0xF8 != codec::SEED_PREFIX {
             return Err(KeyError::UnknownKind);
         }
@@ -73,6 +73,18 @@ impl<R: Role> Seed<R> {
         KeyPair { pair, public: PublicKey::from_raw(bytes) }
     }
 }
+
+/// Whether the text form of a seed, of whatever kind, stands in a text.
+pub fn holds_seed(text: &[u8]) -> bool {
+    let starts = text.iter().enumerate().filter(|(_, byte)| **byte == b'S');
+    starts.filter_map(|(at, _)| std::str::from_utf8(text.get(at..at + SEED_TEXT)?).ok()).any(|window| {
+        // Most windows are no base32 at all: their first characters tell.
+        codec::decode::<36>(window, SEED_TEXT).is_ok_and(|raw| Zeroizing::new(raw)[0] & 0xF8 == codec::SEED_PREFIX)
+    })
+}
+
+/// Characters of a seed.
+const SEED_TEXT: usize = 58;
 
 impl<R: Role> fmt::Debug for Seed<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,7 +25,7 @@ use tower::ServiceExt;
 
 use crate::{
     ledger::{Ledger, ledger},
-    support::document::names_refusal,
+    support::{document::names_refusal, http::as_text, run},
 };
 
 /// An API over an authority as [`ledger`] makes it.
@@ -95,6 +95,9 @@ impl Api {
 
     async fn send(&self, request: Request<Body>) -> Answer {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        if let Some(bearer) = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+            run::saw(bearer);
+        }
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
@@ -102,6 +105,7 @@ impl Api {
         if let Some(code) = answer.json()["code"].as_str() {
             names_refusal(&method, &path, answer.status.as_u16(), code);
         }
+        run::saw(&as_text(&answer.json()));
         answer
     }
 

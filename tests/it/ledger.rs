@@ -60,7 +60,9 @@ async fn open(store: Store, signer: &Arc<Signer>, clock: &Arc<ManualClock>) -> R
 
 /// An authority on a database of its own, as if three servers of 10 GiB each were live.
 pub async fn ledger() -> Ledger {
-    ledger_sealed_with(SealingKey::parse(&SealingKey::generate(&SystemEntropy::new())).unwrap()).await
+    let key = SealingKey::generate(&SystemEntropy::new());
+    support::run::saw_sealing_key(&key);
+    ledger_sealed_with(SealingKey::parse(&key).unwrap()).await
 }
 
 /// The same with this sealing key.
@@ -74,6 +76,7 @@ pub async fn ledger_sealed_with(key: SealingKey) -> Ledger {
     let new = bundle::create("test", &signer, clock.as_ref(), entropy.as_ref()).unwrap();
     assert!(new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap());
     assert!(!new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap());
+    support::run::saw(&format!("{} {}", *new.identity_seed, *new.admin_token));
     let authority = open(store, &signer, &clock).await.unwrap();
     authority.set_standing(standing(3, Some(true)));
     let actor = Actor { request_id: Some("r1".to_owned()), ..Actor::caller("test", [CallerRole::SovereignAdmin]) };

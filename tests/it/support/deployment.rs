@@ -11,7 +11,7 @@ use async_nats::{Client, ConnectOptions};
 use nats_authority::dev::process::{Process, Signal, is_running};
 use serde_json::Value;
 
-use super::{http::Http, stack::eventually};
+use super::{http::Http, run, stack::eventually};
 
 /// The binary that cargo built for these tests.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_nats-authority");
@@ -30,6 +30,9 @@ impl Deployment {
         fs::create_dir_all(dir).unwrap();
         let mut command = Command::new(PROGRAM);
         command.arg("dev").arg("--dir").arg(dir).args(more);
+        if let (Some(_), None) = (run::dir(), more.iter().find(|argument| **argument == "--log")) {
+            command.args(["--log", "trace"]);
+        }
         let log = dir.join("dev.log");
         let _ = fs::remove_file(&log);
         let mut process = Process::spawn("dev", command, &log, Signal::TERM).unwrap();

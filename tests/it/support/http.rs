@@ -3,6 +3,20 @@
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
+use super::run;
+
+/// The body as JSON, null when it is none; what is secret in it is noted.
+pub fn read(body: &[u8]) -> Value {
+    let value = serde_json::from_slice(body).unwrap_or_default();
+    run::saw(&as_text(&value));
+    value
+}
+
+/// JSON with real line ends.
+pub fn as_text(value: &Value) -> String {
+    value.to_string().replace("\\n", "\n")
+}
+
 /// The API at one URL, as one caller.
 pub struct Http {
     pub url: String,
@@ -12,6 +26,10 @@ pub struct Http {
 
 impl Http {
     pub fn new(url: &str, token: &str) -> Self {
+        run::saw(token);
+        if token.trim().len() >= 16 {
+            run::saw_text("a bearer token", token.trim());
+        }
         Self { url: url.trim_end_matches('/').to_owned(), client: Client::new(), token: token.trim().to_owned() }
     }
 
@@ -36,7 +54,22 @@ impl Http {
         }
         let answer = request.send().await?;
         let status = answer.status().as_u16();
-        Ok((status, serde_json::from_slice(&answer.bytes().await?).unwrap_or_default()))
+        Ok((status, read(&answer.bytes().await?)))
+    }
+
+    /// As [`Self::send`], with more headers.
+    pub async fn send_with(
+        &self,
+        headers: &[(&str, &str)],
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let mut request = self.client.request(method, format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.answer(request, body).await
     }
 
     /// As [`Self::send`], with the wish to get the answer when it is done, at most after 30 s.
@@ -54,10 +87,11 @@ impl Http {
     async fn answer(&self, request: RequestBuilder, body: Option<Value>) -> (u16, Value) {
         let mut request = request.bearer_auth(&self.token);
         if let Some(body) = body {
+            run::saw(&as_text(&body));
             request = request.json(&body);
         }
         let answer = request.send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+        (answer.status().as_u16(), answer.bytes().await.map(|body| read(&body)).unwrap_or_default())
     }
 
     /// Onboards and waits until every server runs the account and the environments are ready.

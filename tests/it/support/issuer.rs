@@ -28,6 +28,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use nats_authority::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
+use super::run;
+
 /// Base64url, for tests that put tokens together by hand.
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -117,8 +119,9 @@ impl SigningKey {
     /// A token of exactly these texts.
     pub fn sign_text(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", encode(header), encode(claims));
-        let signature = self.signature(message.as_bytes());
-        format!("{message}.{}", encode(signature))
+        let token = format!("{message}.{}", encode(self.signature(message.as_bytes())));
+        run::saw(&token);
+        token
     }
 
     /// A token of these claims under the key's own name.

@@ -10,7 +10,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{TestDatabase, deployment::PROGRAM};
+use super::{TestDatabase, deployment::PROGRAM, http::read};
 
 /// See the module's documentation. Dropping it ends it.
 pub struct Lone {
@@ -82,5 +82,5 @@ impl Lone {
 /// The status and the body; null when it is no JSON.
 pub async fn answer(request: RequestBuilder) -> (u16, Value) {
     let answer = request.send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    (answer.status().as_u16(), answer.bytes().await.map(|body| read(&body)).unwrap_or_default())
 }

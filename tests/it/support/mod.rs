@@ -9,6 +9,8 @@ pub mod http;
 pub mod issuer;
 pub mod knobs;
 pub mod lone;
+pub mod run;
+pub mod secrets;
 pub mod site;
 pub mod stack;
 
@@ -32,6 +34,7 @@ use nats_authority::{
     store::Store,
 };
 use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -101,7 +104,10 @@ pub fn edit(path: impl AsRef<Path>, from: &str, to: &str) {
 
 /// A directory that is removed with the value.
 pub fn temp_dir() -> TempDir {
-    tempfile::Builder::new().prefix("it-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix("it-").disable_cleanup(run::dir().is_some());
+    let tmp = run::dir().map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), |run| run.join("files"));
+    builder.tempdir_in(tmp).expect("a directory")
 }
 
 /// A directory that other users may enter too: Postgres runs as one of them when we are root.
@@ -122,11 +128,23 @@ async fn server() -> &'static TestServer {
     static SERVER: OnceCell<TestServer> = OnceCell::const_new();
     SERVER
         .get_or_init(|| async {
-            let (dir, slot) = free_slot(Path::new(env!("CARGO_TARGET_TMPDIR")));
+            let (dir, slot) = free_slot(run::dir().unwrap_or(Path::new(env!("CARGO_TARGET_TMPDIR"))));
             let postgres = Postgres::start(&dir, Durability::Fast).await.expect("a Postgres for the tests");
+            if run::dir().is_some() {
+                log_statements(&postgres.url()).await;
+            }
             TestServer { postgres, templates: Mutex::default(), _slot: slot }
         })
         .await
+}
+
+/// Has a Postgres log every statement with what is bound to it.
+pub async fn log_statements(url: &str) {
+    let mut database = PgConnection::connect(url).await.unwrap();
+    for setting in ["log_statement = 'all'", "log_parameter_max_length_on_error = -1"] {
+        sqlx::query(AssertSqlSafe(format!("ALTER SYSTEM SET {setting}"))).execute(&mut database).await.unwrap();
+    }
+    sqlx::query("SELECT pg_reload_conf()").execute(&mut database).await.unwrap();
 }
 
 /// An empty directory that no other test process uses. What an earlier one left there is removed: it

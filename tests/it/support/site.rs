@@ -21,7 +21,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{TestDatabase, deployment::PROGRAM, http::Http, stack::eventually};
+use super::{TestDatabase, deployment::PROGRAM, http::Http, run, stack::eventually};
 
 /// The file of the operator's identity seed, which the service never reads.
 pub const IDENTITY_SEED: &str = "operator-identity.seed";
@@ -61,6 +61,7 @@ impl Site {
         let dir = super::temp_dir();
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
         let key = SealingKey::generate(entropy.as_ref());
+        run::saw_sealing_key(&key);
         let sealing = SealingKeys::new(vec![SealingKey::parse(&key).unwrap()]).unwrap();
         let signer = Arc::new(Signer::new(sealing, Arc::clone(&entropy)));
         let new = bundle::create("test", &signer, &SystemClock, entropy.as_ref()).unwrap();

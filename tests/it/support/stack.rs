@@ -26,7 +26,7 @@ use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{TestDatabase, http::Http};
+use super::{TestDatabase, http::Http, run};
 
 pub struct Stack {
     pub cluster: Cluster,
@@ -68,10 +68,12 @@ impl Stack {
         let store =
             Store::connect(&SecretString::from(database.url().to_owned()), 8, Duration::from_secs(10)).await.unwrap();
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
-        let sealing =
-            SealingKeys::new(vec![SealingKey::parse(&SealingKey::generate(entropy.as_ref())).unwrap()]).unwrap();
+        let key = SealingKey::generate(entropy.as_ref());
+        run::saw_sealing_key(&key);
+        let sealing = SealingKeys::new(vec![SealingKey::parse(&key).unwrap()]).unwrap();
         let signer = Arc::new(Signer::new(sealing, Arc::clone(&entropy)));
         let new = bundle::create("test", &signer, clock.as_ref(), entropy.as_ref()).unwrap();
+        run::saw(&new.identity_seed);
         new.bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await.unwrap();
         let trust = new.bundle.trust().unwrap();
         let mut spec = ClusterSpec::new(dir.path(), "test", trust.clone());
@@ -164,7 +166,9 @@ impl Stack {
     pub async fn issue(&self, slug: &str, env: &str, role: &str) -> Issued {
         let request = NewCredential { name: format!("{role}-1"), role: role.to_owned(), ..NewCredential::default() };
         let (slug, env): (OrgSlug, EnvType) = (slug.parse().unwrap(), env.parse().unwrap());
-        self.authority.issue(&self.actor, &slug, &env, request).await.unwrap()
+        let issued = self.authority.issue(&self.actor, &slug, &env, request).await.unwrap();
+        run::saw(issued.creds.as_deref().map_or(&issued.jwt, |creds| creds));
+        issued
     }
 
     /// A client with issued creds, connected to server `index`.
