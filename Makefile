@@ -26,17 +26,17 @@ demo: setup build ## show what it does, on a private cluster
 up: setup build ## a private Postgres, NATS cluster and the service, until interrupted
 	$(CARGO) run --locked -- dev --dir $(DEV_DIR)
 
-test: setup build ## all tests, with real servers
+test: setup ## all tests, with real servers
 	$(CARGO) test --locked
 
-test-api: setup build ## the API against its own OpenAPI document, with schemathesis (API_SEED, API_CASES); part of `test`
+test-api: setup ## the API against its own OpenAPI document, with schemathesis (API_SEED, API_CASES); part of `test`
 	$(CARGO) test --locked --test it -- contract:: --nocapture
 
 chaos: setup ## faults at full size, and many schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
 	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it -- simulation:: --nocapture
 	CHAOS_FULL=1 $(CARGO) test --locked --test it -- chaos:: months:: reconcile:: --nocapture --test-threads=1
 
-test-secrets: setup build ## all tests at their most talkative, then a search for every secret in what they left
+test-secrets: setup ## all tests at their most talkative, then a search for every secret in what they left
 	rm -rf $(SECRETS_RUN)
 	SECRETS_RUN=$(SECRETS_RUN) NATS_AUTHORITY__LOG__FILTER=trace $(CARGO) test --locked --test it
 	SECRETS_RUN=$(SECRETS_RUN) $(CARGO) test --locked --test it -- --ignored --nocapture whole_run::
