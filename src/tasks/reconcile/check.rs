@@ -31,7 +31,7 @@ use crate::{
     store::reconcile::Present,
 };
 
-/// After so many looks a live server that does not answer like a full resolver is taken for another kind.
+/// After so many looks, some seconds, a live server that does not answer like a full resolver is taken for another kind.
 const UNSURE: u32 = 5;
 /// At most so many accounts that differ are looked up; with more, what one server sent has to do.
 const LOOKUPS: usize = 256;

@@ -52,7 +52,9 @@ pub(super) async fn run(
                 Ok(findings) => {
                     tell(&authority, &findings);
                     let acted = !findings.repairs.is_empty() || !findings.deleted.is_empty();
-                    pause = if acted || findings.agreed { SOON } else { (pause * 2).min(tick) };
+                    // Not sooner and sooner while a server that has just started is waited for.
+                    let done = findings.agreed && !findings.again;
+                    pause = if acted || done { SOON } else { (pause * 2).min(tick) };
                     if acted && let Err(error) = repaired(&authority, &findings, &stop).await {
                         tracing::warn!(%error, cause = error.internal_report(), "reconcile");
                     }
