@@ -4,7 +4,14 @@
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{FilterFn, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::error::{Error, Result};
 
@@ -30,12 +37,18 @@ pub enum LogFormat {
 /// has been started.
 pub fn start_logs(format: LogFormat, filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(no_messages());
     // An error means that logging has been started before.
     let _ = match format {
         LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_current_span(true)).try_init(),
         LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init(),
     };
+}
+
+/// What no filter turns on: at trace level async-nats 0.51 writes every message that comes, answers with the JWTs of
+/// connected users among them.
+pub fn no_messages() -> FilterFn {
+    filter_fn(|event| *event.level() != Level::TRACE || !event.target().starts_with("async_nats"))
 }
 
 /// The metrics of this process.

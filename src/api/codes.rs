@@ -15,7 +15,7 @@ const MEANINGS: &str = include_str!("../../docs/ERRORS.md");
 type Codes = &'static str;
 
 /// Whatever lies behind authentication.
-const KNOWN: Codes = "401 unauthenticated; 403 forbidden; 429 rate-limited too-many-at-once; \
+const KNOWN: Codes = "401 unauthenticated; 403 forbidden; 422 secret-in-request; 429 rate-limited too-many-at-once; \
     503 overloaded timeout database-unavailable";
 /// What changes an account.
 const MINT: Codes = "413 account-too-large; 503 busy operator-not-trusted";

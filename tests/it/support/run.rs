@@ -11,6 +11,7 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
+use nats_authority::telemetry::no_messages;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::secrets::Secrets;
@@ -30,7 +31,8 @@ pub fn dir() -> Option<&'static Path> {
         let log = append(&dir.join("tests.log"));
         // Fails where a test has started logging before.
         let layer = fmt::layer().json().flatten_event(true).with_writer(Arc::new(log));
-        let _ = tracing_subscriber::registry().with(EnvFilter::new("trace")).with(layer).try_init();
+        let registry = tracing_subscriber::registry().with(EnvFilter::new("trace")).with(no_messages());
+        let _ = registry.with(layer).try_init();
         Some(dir)
     };
     DIR.get_or_init(make).as_deref()
