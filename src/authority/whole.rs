@@ -17,6 +17,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const LATELY: Duration = Duration::from_secs(1);
 const SHARE: u32 = 20;
 
+/// A count that had to wait, for a database that was down for example, says nothing of what the next one costs.
+const OLDEST: Duration = Duration::from_secs(5);
+
 /// How far the servers are with the whole of it.
 #[derive(Clone, Debug)]
 pub struct Whole {
@@ -66,7 +69,7 @@ impl Authority {
     /// How far the servers are, as counted within the last second; where counting takes long, a little earlier.
     pub async fn whole_lately(&self) -> Result<Arc<Whole>> {
         let took = self.whole.lock().await.as_ref().map(|last| last.took).unwrap_or_default();
-        let age = TimeDelta::from_std(LATELY.max(took * SHARE)).unwrap_or(TimeDelta::MAX);
+        let age = TimeDelta::from_std(LATELY.max((took * SHARE).min(OLDEST))).unwrap_or(TimeDelta::MAX);
         self.whole(self.now() - age).await
     }
 
