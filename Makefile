@@ -6,10 +6,13 @@ DEV_DIR ?= .dev
 CHAOS_SCHEDULES ?= 100000
 DENY_VERSION := 0.20.2
 DENY := .tools/bin/cargo-deny
+CYCLONEDX_VERSION := 0.5.9
+CYCLONEDX := .tools/bin/cargo-cyclonedx
+DIST ?= target/dist
 SECRETS_RUN ?= $(CURDIR)/target/secrets-run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-api test-secrets chaos bench deny lint fmt up
+.PHONY: help setup build demo test test-api test-secrets chaos bench sbom release deny lint fmt up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +47,17 @@ test-secrets: setup ## all tests at their most talkative, then a search for ever
 
 bench: setup ## the figures, measured beside their limits
 	$(CARGO) bench --locked --bench figures
+
+sbom: ## what the binary is made of, as CycloneDX, in target/dist
+	@$(CYCLONEDX) cyclonedx --version 2>/dev/null | grep -qF ' $(CYCLONEDX_VERSION)' || \
+		$(CARGO) install --debug --locked --root .tools cargo-cyclonedx@$(CYCLONEDX_VERSION)
+	CARGO=$(CARGO) scripts/sbom $(DIST)/nats-authority.cdx.json
+
+release: sbom ## the binary to give away, what it is made of, and the SHA-256 of both, in target/dist
+	$(CARGO) build --locked --release --bin nats-authority --target-dir target
+	cp target/release/nats-authority $(DIST)/
+	cd $(DIST) && sums=$$(command -v sha256sum || echo shasum -a 256) && $$sums nats-authority nats-authority.cdx.json >SHA256SUMS
+	cd $(DIST) && sums=$$(command -v sha256sum || echo shasum -a 256) && $$sums --check SHA256SUMS
 
 lint: ## format, clippy, and what `deny` looks at where cargo-deny is installed
 	$(CARGO) fmt --check

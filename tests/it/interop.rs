@@ -24,6 +24,7 @@ mod example;
 const FILES: &[(&str, &str)] = &[
     ("package.json", include_str!("../interop/package.json")),
     ("package-lock.json", include_str!("../interop/package-lock.json")),
+    ("build.txt", include_str!("../interop/build.txt")),
     ("requirements.txt", include_str!("../interop/requirements.txt")),
     ("check-jwts.mjs", include_str!("../interop/check-jwts.mjs")),
     ("use-creds.mjs", include_str!("../interop/use-creds.mjs")),
@@ -105,9 +106,14 @@ pub const PYTHON: &str = "venv/bin/python";
 pub fn python() -> Option<PathBuf> {
     optional("interop-py", |dir| {
         run("python3", &["-m", "venv", "--clear", "venv"], dir, "")?;
-        let pip =
-            ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", "requirements.txt"];
-        run(dir.join(PYTHON), &pip, dir, "").map(drop)
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"];
+        // Nothing is fetched without a hash: also not what builds a package that comes as source.
+        for more in
+            [&["--requirement", "build.txt"][..], &["--no-build-isolation", "--requirement", "requirements.txt"]]
+        {
+            run(dir.join(PYTHON), &[&pip[..], more].concat(), dir, "")?;
+        }
+        Ok(())
     })
 }
 

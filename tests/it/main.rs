@@ -53,6 +53,7 @@ mod simulation;
 mod start_up;
 mod status;
 mod streams;
+mod supply;
 mod support;
 mod tls;
 mod token_attacks;
