@@ -145,7 +145,9 @@ pub enum Effective {
         /// Its `exp` has passed.
         expired: bool,
     },
-    /// No client has made the server load it yet, or it does not exist: the server says the same.
+    /// No client has made the server load it yet, or it does not exist: the server says the same. Also: it has only heard
+    /// of it, from a neighbour's subscription. Then it keeps an expired account without a JWT in its place, until a
+    /// client makes it load the account or the JWT is pushed (seen on 2.15.1).
     NotLoaded,
     /// The server could not say, in its words.
     Failed(String),
@@ -358,6 +360,7 @@ pub fn effective(json: &[u8]) -> Option<(ServerRef, Effective)> {
     let effective = match (error_text(&value), value.pointer("/data/account_detail")) {
         (Some(words), _) if words.contains("does not exist") => Effective::NotLoaded,
         (Some(words), _) => Effective::Failed(words),
+        (None, Some(detail)) if text(detail, "jwt").is_empty() => Effective::NotLoaded,
         (None, Some(detail)) => Effective::Running {
             jwt: text(detail, "jwt").to_owned(),
             complete: detail["complete"].as_bool().unwrap_or(false),

@@ -96,6 +96,10 @@ fn what_runs_is_not_what_is_stored() {
     );
     let (_, running) = effective(with_server(&running).as_bytes()).unwrap();
     assert_eq!(running, Effective::Running { jwt: "a.b.c".to_owned(), complete: true, expired: false });
+    let heard_of = format!(
+        r#""data":{{"server_id":"{ID}","account_detail":{{"account_name":"{ACCOUNT}","expired":true,"complete":false,"jetstream_enabled":false,"client_connections":0}}}}"#
+    );
+    assert_eq!(effective(with_server(&heard_of).as_bytes()).unwrap().1, Effective::NotLoaded);
 }
 
 #[test]

@@ -244,6 +244,25 @@ async fn what_is_pushed_is_stored_run_compared_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_of_which_a_server_only_heard_from_its_neighbour_is_not_loaded() {
+    let fixture = fixture(TimeDelta::hours(1)).await;
+    let acme = generate::<Account>().public();
+    let first = account(&operator_key(), &acme, 1_700_000_001);
+    assert!(fixture.push(acme, &first).await.is_complete());
+    let client = fixture.resolver.connection().connect_as(user(acme, TimeDelta::hours(1))).await.unwrap();
+    let _messages = client.subscribe("events.>").await.unwrap();
+    client.flush().await.unwrap();
+    support::stack::eventually("the others heard of it", || async {
+        let loaded = fixture.resolver.loaded().await.unwrap();
+        loaded.iter().filter(|server| server.accounts.as_ref().is_some_and(|its| its.contains(&acme))).count() == 3
+    })
+    .await;
+    let effective = fixture.effective(acme).await;
+    assert_eq!(effective.values().filter(|effective| **effective == running(&first)).count(), 1, "{effective:?}");
+    assert_eq!(effective.values().filter(|effective| **effective == Effective::NotLoaded).count(), 2, "{effective:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_is_named_and_holds_nobody_up() {
     let mut fixture = fixture(TimeDelta::hours(1)).await;
     let resolver = fixture.resolver.clone();

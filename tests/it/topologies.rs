@@ -89,8 +89,13 @@ async fn one_server() {
     let issued = stack.issue("acme", "prod", "publisher").await;
     stack.connect(&issued, 0).await.unwrap();
     agreed(&stack).await;
+    let before = stack.resolver.registry().expected()[0].id.clone();
     stack.cluster.stop_server(0, Stop::Kill).await.unwrap();
     stack.cluster.start_server(0).await.unwrap();
+    eventually("it is seen to be another process", || async {
+        stack.resolver.registry().expected().first().is_some_and(|server| server.id != before)
+    })
+    .await;
     stack.servers_live(1).await;
     // What it acknowledged before does not count; it is compared and found right.
     let view = stack.converged("acme").await;

@@ -1,6 +1,6 @@
 //! A whole deployment without HTTP: a database, three servers, the authority and its tasks.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions};
 use nats_authority::{
@@ -154,13 +154,16 @@ impl Stack {
     /// Waits until every live server runs the organization's account and its environments are ready.
     pub async fn converged(&self, slug: &str) -> OrganizationView {
         let slug: OrgSlug = slug.parse().unwrap();
+        let seen = RefCell::new(None);
         eventually("converged", || async {
             let view = self.authority.organization(&slug).await.unwrap();
             let ready = view.environments.iter().all(|env| env.state == nats_authority::model::EnvState::Ready);
-            view.resolver.state == Convergence::Converged && ready
+            let converged = view.resolver.state == Convergence::Converged && ready;
+            seen.replace(Some(view));
+            converged
         })
         .await;
-        self.authority.organization(&slug).await.unwrap()
+        seen.into_inner().unwrap()
     }
 
     pub async fn issue(&self, slug: &str, env: &str, role: &str) -> Issued {
