@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a report")]
 
 mod bulk;
+mod cpu;
 mod deployment;
 mod http;
 mod issue;
@@ -20,16 +21,20 @@ use deployment::Deployment;
 use report::Report;
 
 /// `cargo bench --bench figures -- mint issue` measures only those: `mint`, `onboard`, `revoke`, `issue` (of it `batch`
-/// alone), `scale` (up to 10,000 organizations), `ledger` (up to a million credentials); both of them also the memory.
+/// alone), `scale` (up to 10,000 organizations; of it `push` alone), `ledger` (up to a million credentials); `scale` and
+/// `ledger` together also the memory. Numbers, as in `-- push 100 1000`, are the sizes of `scale` and `push`.
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let (sizes, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|word| word.parse::<usize>().is_ok());
+    let sizes: Vec<usize> = sizes.iter().filter_map(|word| word.parse().ok()).collect();
+    let sizes = if sizes.is_empty() { scale::SIZES.to_vec() } else { sizes };
     let wants = |figure: &str| wanted.is_empty() || wanted.iter().any(|word| word == figure);
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut report = Report::default();
     if wants("mint") {
         mint::run(&mut report)?;
     }
-    if !["onboard", "revoke", "issue", "batch", "scale", "ledger"].into_iter().any(wants) {
+    if !["onboard", "revoke", "issue", "batch", "scale", "push", "ledger"].into_iter().any(wants) {
         println!("\n{}", report.table());
         return report.write();
     }
@@ -50,7 +55,9 @@ fn main() -> Result<()> {
             issue::batch(&mut report, &deployment).await?;
         }
         if wants("scale") {
-            scale::run(&mut report, &deployment).await?;
+            scale::run(&mut report, &deployment, &sizes).await?;
+        } else if wants("push") {
+            scale::push(&mut report, &deployment, &sizes).await?;
         }
         if wants("ledger") {
             ledger::run(&mut report, &deployment).await?;

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
 
-use crate::{deployment::Deployment, report::Report};
+use crate::{cpu::Cpu, deployment::Deployment, report::Report};
 
 const IN_FLIGHT: usize = 128;
 
@@ -27,15 +27,26 @@ pub async fn run(report: &mut Report, deployment: &Deployment, size: usize) -> R
             .await?;
     let count = accounts.len();
     let (mut ours, mut limit) = (0.0, 0.0);
+    let (mut our_cpu, mut limit_cpu) = (Cpu::default(), Cpu::default());
     let rounds = (PUSHES / size).clamp(ROUNDS, 20);
     for _ in 0..rounds {
+        let before = Cpu::now(deployment)?;
         limit += bare(deployment, &accounts).await?;
+        let between = Cpu::now(deployment)?;
+        limit_cpu.add(before, between);
         let started = Instant::now();
         deployment.service.authority.store().all_due(deployment.service.authority.now()).await?;
         deployment.service.authority.push_wanted.notify_one();
         settled(deployment).await?;
         ours += rate(count, started);
+        our_cpu.add(between, Cpu::now(deployment)?);
     }
+    let pushed = rounds * count;
+    println!(
+        "microseconds of processor time for each account of {size}: {}; bare loop: {}",
+        our_cpu.each(pushed),
+        limit_cpu.each(pushed)
+    );
     let (ours, limit) = (ours / as_float(rounds), limit / as_float(rounds));
     let ratio = ours / limit;
     report.row(
@@ -95,8 +106,8 @@ async fn bare(deployment: &Deployment, accounts: &[(String, String)]) -> Result<
 pub async fn settled(deployment: &Deployment) -> Result<()> {
     let end = tokio::time::Instant::now() + Duration::from_mins(2);
     let mut connection = PgConnection::connect(&deployment.database_url).await?;
-    let due = "SELECT EXISTS (SELECT FROM accounts WHERE due_at IS NOT NULL)";
-    while sqlx::query_scalar::<_, bool>(due).fetch_one(&mut connection).await? {
+    let due = "SELECT due_at IS NOT NULL FROM account_pushes ORDER BY due_at LIMIT 1";
+    while sqlx::query_scalar::<_, bool>(due).fetch_optional(&mut connection).await?.is_some() {
         ensure!(tokio::time::Instant::now() < end, "accounts are still due");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -13,7 +13,8 @@ use crate::{
     report::{Report, percentile},
 };
 
-const SIZES: [usize; 3] = [100, 1_000, 10_000];
+/// Numbers of organizations.
+pub const SIZES: [usize; 3] = [100, 1_000, 10_000];
 
 /// How many organizations are onboarded to measure onboarding.
 const ONBOARDINGS: usize = 40;
@@ -24,12 +25,21 @@ const COMPARISONS: usize = 5;
 /// MiB that a service over the largest deployment may take.
 const MEMORY: u64 = 96;
 
-pub async fn run(report: &mut Report, deployment: &Deployment) -> Result<()> {
-    for size in SIZES {
+pub async fn run(report: &mut Report, deployment: &Deployment, sizes: &[usize]) -> Result<()> {
+    for &size in sizes {
         grow(deployment, size).await?;
         push::run(report, deployment, size).await?;
         compare(report, deployment, size).await?;
         latency::onboard(report, deployment, ONBOARDINGS, &format!(", with {size} organizations")).await?;
+    }
+    Ok(())
+}
+
+/// Pushing alone.
+pub async fn push(report: &mut Report, deployment: &Deployment, sizes: &[usize]) -> Result<()> {
+    for &size in sizes {
+        grow(deployment, size).await?;
+        push::run(report, deployment, size).await?;
     }
     Ok(())
 }

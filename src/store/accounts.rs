@@ -26,25 +26,6 @@ pub struct AccountRow {
     pub signed_by: Option<PublicKey<Operator>>,
 }
 
-/// An account that the push task has to look at.
-#[derive(Clone, Debug)]
-pub struct DueAccount {
-    /// The account.
-    pub account: PublicKey<Account>,
-    /// Its generation.
-    pub generation: i64,
-    /// Its JWT.
-    pub jwt: String,
-    /// It is to be deleted from the servers once they have this JWT.
-    pub tombstone: bool,
-    /// Pushes since the last one that every server took.
-    pub attempts: i32,
-    /// A server lost its file: another spelling of the token goes first.
-    pub rewrite: bool,
-    /// Until when it is ours.
-    pub lease: DateTime<Utc>,
-}
-
 /// What one server has of one account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountServer {
@@ -60,19 +41,6 @@ pub struct AccountServer {
     pub effective: Option<i64>,
     /// Its words when it refused.
     pub error: Option<String>,
-}
-
-/// How a push ended for one account.
-#[derive(Clone, Debug)]
-pub struct PushReport {
-    /// The account.
-    pub account: PublicKey<Account>,
-    /// The generation that was pushed.
-    pub generation: i64,
-    /// When to look at it again; none: every live server has it.
-    pub again_at: Option<DateTime<Utc>>,
-    /// The lease under which it was pushed.
-    pub lease: DateTime<Utc>,
 }
 
 /// A newly minted account JWT.
@@ -92,8 +60,11 @@ pub struct Minted<'a> {
 const MINT: &str = "
 WITH minted AS (
     INSERT INTO account_generations (account_key, generation, iat, jwt, jwt_sha256, signed_by, audit_event, minted_at)
-    VALUES ($1, $2, $3, $4, $5, $7, $8, $9))
-UPDATE accounts SET generation = $2, iat = $3, jwt = $4, jwt_sha256 = $5, content_hash = $6, due_at = $9, attempts = 0,
+    VALUES ($1, $2, $3, $4, $5, $7, $8, $9)),
+due AS (
+    INSERT INTO account_pushes (account_key, due_at) VALUES ($1, $9)
+    ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at, attempts = 0)
+UPDATE accounts SET generation = $2, iat = $3, jwt = $4, jwt_sha256 = $5, content_hash = $6,
     look_at_clients = $2 > 1,
     signed_since = CASE WHEN signed_by = $7 THEN signed_since ELSE $2 END, signed_by = $7
 WHERE account_key = $1";
@@ -197,142 +168,16 @@ pub async fn bury(connection: &mut PgConnection, account: PublicKey<Account>) ->
 }
 
 impl Store {
-    /// Takes up to `limit` due accounts for `lease` seconds: other replicas leave them alone meanwhile.
-    pub async fn claim_due_accounts(&self, limit: i64, lease: i64, now: DateTime<Utc>) -> Result<Vec<DueAccount>> {
-        let rows = sqlx::query(
-            "UPDATE accounts a SET due_at = $3 + make_interval(secs => $2), attempts = a.attempts + 1
-             FROM (SELECT account_key FROM accounts WHERE due_at <= $3 AND jwt IS NOT NULL ORDER BY due_at
-                   LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS due
-             WHERE a.account_key = due.account_key
-             RETURNING a.account_key, a.generation, a.jwt, a.state, a.attempts, a.rewrite, a.due_at",
-        )
-        .bind(limit)
-        .bind(f64::from(i32::try_from(lease).unwrap_or(i32::MAX)))
-        .bind(now)
-        .fetch_all(self.pool())
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(DueAccount {
-                    account: parse(row.try_get("account_key")?)?,
-                    generation: row.try_get("generation")?,
-                    jwt: row.try_get("jwt")?,
-                    tombstone: row.try_get::<&str, _>("state")? == "tombstone",
-                    attempts: row.try_get("attempts")?,
-                    rewrite: row.try_get("rewrite")?,
-                    lease: row.try_get("due_at")?,
-                })
-            })
-            .collect()
-    }
-
-    /// Whether an account is due, locked or not.
-    pub async fn any_due(&self, now: DateTime<Utc>) -> Result<bool> {
-        Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM accounts WHERE due_at <= $1 AND jwt IS NOT NULL)")
-            .bind(now)
-            .fetch_one(self.pool())
-            .await?)
-    }
-
-    /// Writes how a push ended: what each server has, and when to look again. An account that became due
-    /// for another reason meanwhile stays due. One that got a newer generation becomes due again even
-    /// if that was pushed already: ours may have arrived behind it, and servers keep whatever comes last.
-    /// Returns how many were deleted meanwhile: ours may have brought them back.
-    pub async fn report_push(
-        &self,
-        reports: &[PushReport],
-        servers: &[AccountServer],
-        now: DateTime<Utc>,
-    ) -> Result<i64> {
-        let mut tx = self.begin().await?;
-        let column = |f: fn(&AccountServer) -> String| servers.iter().map(f).collect::<Vec<_>>();
-        sqlx::query(
-            "INSERT INTO account_servers AS s (account_key, server, server_id, stored, effective, error, at)
-             SELECT n.*, $7 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
-                 AS n(account_key, server, server_id, stored, effective, error)
-             LEFT JOIN account_servers o ON o.account_key = n.account_key AND o.server = n.server
-             WHERE (o.server_id, o.stored, o.effective, o.error) IS DISTINCT FROM (n.server_id, n.stored, n.effective, n.error)
-             ORDER BY 1, 2
-             ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
-                 stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
-                 effective = excluded.effective, error = excluded.error, at = excluded.at
-             WHERE (s.server_id, s.stored, s.effective, s.error)
-                 IS DISTINCT FROM (excluded.server_id, excluded.stored, excluded.effective, excluded.error)",
-        )
-        .bind(column(|s| s.account.to_string()))
-        .bind(column(|s| s.server.clone()))
-        .bind(column(|s| s.server_id.clone()))
-        .bind(servers.iter().map(|s| s.stored).collect::<Vec<_>>())
-        .bind(servers.iter().map(|s| s.effective).collect::<Vec<_>>())
-        .bind(servers.iter().map(|s| s.error.clone()).collect::<Vec<_>>())
-        .bind(now)
-        .execute(&mut *tx)
-        .await?;
-        let written = sqlx::query(
-            "UPDATE accounts a SET
-                 due_at = CASE WHEN a.generation > r.generation THEN $5 ELSE r.again_at END,
-                 attempts = CASE WHEN r.again_at IS NULL THEN 0 ELSE a.attempts END,
-                 rewrite = a.rewrite AND r.again_at IS NOT NULL
-             FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) AS r(account_key, generation, again_at, lease)
-             WHERE a.account_key = r.account_key AND a.state <> 'deleted'
-               AND (a.generation > r.generation OR a.due_at = r.lease)",
-        )
-        .bind(reports.iter().map(|r| r.account.to_string()).collect::<Vec<_>>())
-        .bind(reports.iter().map(|r| r.generation).collect::<Vec<_>>())
-        .bind(reports.iter().map(|r| r.again_at).collect::<Vec<_>>())
-        .bind(reports.iter().map(|r| r.lease).collect::<Vec<_>>())
-        .bind(now)
-        .execute(&mut *tx)
-        .await?;
-        // Of one that is deleted nothing was written.
-        if written.rows_affected() == u64::try_from(reports.len()).unwrap_or(u64::MAX) {
-            tx.commit().await?;
-            return Ok(0);
-        }
-        let gone = sqlx::query_scalar(
-            "SELECT count(*) FROM UNNEST($1::text[], $2::bigint[]) AS r(account_key, generation)
-             JOIN accounts a ON a.account_key = r.account_key AND a.state = 'deleted' AND a.generation > r.generation",
-        )
-        .bind(reports.iter().map(|r| r.account.to_string()).collect::<Vec<_>>())
-        .bind(reports.iter().map(|r| r.generation).collect::<Vec<_>>())
-        .fetch_one(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(gone)
-    }
-
-    /// A server appeared or came back with a new id: every account is due that it has not acknowledged
-    /// under this id. Returns how many.
-    pub async fn due_for_server(&self, server: &str, server_id: &str, now: DateTime<Utc>) -> Result<u64> {
-        let done = sqlx::query(
-            "UPDATE accounts a SET due_at = $3 WHERE a.state <> 'deleted' AND a.jwt IS NOT NULL AND NOT EXISTS (
-                 SELECT 1 FROM account_servers s WHERE s.account_key = a.account_key AND s.server = $1
-                     AND s.server_id = $2 AND s.stored >= a.generation)",
-        )
-        .bind(server)
-        .bind(server_id)
-        .bind(now)
-        .execute(self.pool())
-        .await?;
-        Ok(done.rows_affected())
-    }
-
-    /// Makes every account due. Returns how many.
-    pub async fn all_due(&self, now: DateTime<Utc>) -> Result<u64> {
-        let done = sqlx::query("UPDATE accounts SET due_at = $1 WHERE state <> 'deleted' AND jwt IS NOT NULL")
-            .bind(now)
-            .execute(self.pool())
-            .await?;
-        Ok(done.rows_affected())
-    }
-
     /// The servers confirmed the deletion of an account: account and organization are gone.
     pub async fn finish_deletion(&self, account: PublicKey<Account>, event: &super::audit::Event) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("UPDATE accounts SET state = 'deleted', due_at = NULL WHERE account_key = $1")
-            .bind(account.to_string())
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "WITH due AS (DELETE FROM account_pushes WHERE account_key = $1)
+             UPDATE accounts SET state = 'deleted' WHERE account_key = $1",
+        )
+        .bind(account.to_string())
+        .execute(&mut *tx)
+        .await?;
         // What it was promised is free from now on, not before: its data was still there.
         sqlx::query(
             "WITH gone AS (
@@ -415,7 +260,8 @@ impl Store {
     /// How many accounts are not deleted, and how many of them are due.
     pub async fn account_counts(&self) -> Result<(i64, i64)> {
         let row = sqlx::query(
-            "SELECT count(*) AS all, count(due_at) AS due FROM accounts WHERE state <> 'deleted' AND jwt IS NOT NULL",
+            "SELECT count(*) AS all, count(p.due_at) AS due
+             FROM accounts a LEFT JOIN account_pushes p USING (account_key) WHERE a.state <> 'deleted' AND a.jwt IS NOT NULL",
         )
         .fetch_one(self.pool())
         .await?;

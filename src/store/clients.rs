@@ -28,7 +28,8 @@ impl Store {
         let rows = sqlx::query(
             "SELECT a.account_key, a.generation, o.slug, o.state FROM accounts a
              JOIN organizations o ON o.account_key = a.account_key
-             WHERE a.look_at_clients AND a.due_at IS NULL AND o.state <> 'deleted' LIMIT $1",
+             WHERE a.look_at_clients AND o.state <> 'deleted'
+               AND NOT EXISTS (SELECT FROM account_pushes p WHERE p.account_key = a.account_key) LIMIT $1",
         )
         .bind(limit)
         .fetch_all(self.pool())

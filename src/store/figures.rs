@@ -78,7 +78,8 @@ has AS MATERIALIZED (
     SELECT a.account_key, a.due_at, v.name, v.live, s.error, s.at,
         COALESCE(s.stored >= a.generation AND (s.effective IS NULL OR s.effective >= a.generation)
             AND s.error IS NULL, false) AS ok
-    FROM (SELECT account_key, generation, due_at FROM accounts WHERE state <> 'deleted' AND jwt IS NOT NULL) a
+    FROM (SELECT account_key, generation, p.due_at FROM accounts LEFT JOIN account_pushes p USING (account_key)
+        WHERE state <> 'deleted' AND jwt IS NOT NULL) a
     LEFT JOIN v ON true
     LEFT JOIN account_servers s ON s.account_key = a.account_key AND s.server = v.name AND s.server_id = v.id)
 SELECT 'server' AS what, name AS key, count(*) FILTER (WHERE NOT ok) AS n, count(error) AS refused,

@@ -7,7 +7,6 @@
 pub mod accounts;
 pub mod audit;
 pub mod audit_chain;
-mod claims;
 pub mod clients;
 pub mod credentials;
 mod due;
@@ -26,6 +25,7 @@ pub mod organizations;
 pub mod page;
 pub mod platform;
 pub mod policies;
+pub mod pushes;
 pub mod reconcile;
 mod recorded;
 pub mod renewals;

@@ -25,7 +25,7 @@ impl Store {
         Ok(sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM accounts a JOIN account_servers s ON s.account_key = a.account_key
                  AND s.stored = a.generation AND s.error IS NULL
-             WHERE a.kind = 'platform' AND a.due_at IS NULL)",
+             WHERE a.kind = 'platform' AND NOT EXISTS (SELECT FROM account_pushes p WHERE p.account_key = a.account_key))",
         )
         .fetch_one(self.pool())
         .await?)

@@ -28,7 +28,7 @@ pub struct Present {
 pub struct Wrong {
     /// The account.
     pub account: PublicKey<Account>,
-    /// Servers have to be told something else before: see `accounts.rewrite`.
+    /// Servers have to be told something else before: see `account_pushes.rewrite`.
     pub rewrite: bool,
     /// What the audit log has to say of it.
     pub event: Option<audit::Event>,
@@ -67,7 +67,8 @@ impl Store {
         limit: Option<i64>,
     ) -> Result<Vec<(PublicKey<Account>, Present)>> {
         let rows = sqlx::query(
-            "SELECT account_key, generation, jwt_sha256, due_at IS NOT NULL AS moving FROM accounts
+            "SELECT account_key, generation, jwt_sha256, p.due_at IS NOT NULL AS moving
+             FROM accounts LEFT JOIN account_pushes p USING (account_key)
              WHERE state <> 'deleted' AND jwt_sha256 IS NOT NULL AND ($1::text IS NULL OR account_key > $1)
              ORDER BY account_key LIMIT $2",
         )
@@ -84,8 +85,9 @@ impl Store {
         accounts: &[PublicKey<Account>],
     ) -> Result<Vec<(PublicKey<Account>, Option<Present>)>> {
         let rows = sqlx::query(
-            "SELECT account_key, generation, jwt_sha256, due_at IS NOT NULL AS moving, state = 'deleted' AS deleted
-             FROM accounts WHERE account_key = ANY($1) AND jwt_sha256 IS NOT NULL",
+            "SELECT account_key, generation, jwt_sha256, p.due_at IS NOT NULL AS moving, state = 'deleted' AS deleted
+             FROM accounts LEFT JOIN account_pushes p USING (account_key)
+             WHERE account_key = ANY($1) AND jwt_sha256 IS NOT NULL",
         )
         .bind(keys(accounts))
         .fetch_all(self.pool())
@@ -141,10 +143,10 @@ impl Store {
     pub async fn mark_wrong(&self, wrong: &[Wrong], now: DateTime<Utc>) -> Result<HashSet<PublicKey<Account>>> {
         let mut tx = self.begin().await?;
         let marked: Vec<String> = sqlx::query_scalar(
-            "UPDATE accounts a SET due_at = $3, attempts = 0, rewrite = w.rewrite
-             FROM UNNEST($1::text[], $2::boolean[]) AS w(account_key, rewrite)
-             WHERE a.account_key = w.account_key AND a.state <> 'deleted' AND a.due_at IS NULL
-             RETURNING a.account_key",
+            "INSERT INTO account_pushes (account_key, due_at, rewrite)
+             SELECT a.account_key, $3, w.rewrite FROM UNNEST($1::text[], $2::boolean[]) AS w(account_key, rewrite)
+             JOIN accounts a ON a.account_key = w.account_key AND a.state <> 'deleted' ORDER BY 1
+             ON CONFLICT DO NOTHING RETURNING account_key",
         )
         .bind(keys(wrong.iter().map(|wrong| &wrong.account)))
         .bind(wrong.iter().map(|wrong| wrong.rewrite).collect::<Vec<_>>())
@@ -163,7 +165,7 @@ impl Store {
 
     /// How many of these accounts are due.
     pub async fn still_due(&self, accounts: &[PublicKey<Account>]) -> Result<i64> {
-        Ok(sqlx::query_scalar("SELECT count(*) FROM accounts WHERE account_key = ANY($1) AND due_at IS NOT NULL")
+        Ok(sqlx::query_scalar("SELECT count(*) FROM account_pushes WHERE account_key = ANY($1)")
             .bind(keys(accounts))
             .fetch_one(self.pool())
             .await?)
@@ -175,7 +177,9 @@ impl Store {
         let done = sqlx::query(
             "INSERT INTO account_servers AS s (account_key, server, server_id, stored, at)
              SELECT account_key, $1, $2, generation, $3 FROM accounts
-             WHERE state <> 'deleted' AND jwt IS NOT NULL AND due_at IS NULL ORDER BY account_key
+             WHERE state <> 'deleted' AND jwt IS NOT NULL
+               AND NOT EXISTS (SELECT FROM account_pushes p WHERE p.account_key = accounts.account_key)
+             ORDER BY account_key
              ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
                  stored = excluded.stored, effective = NULL, error = NULL, at = excluded.at
              WHERE s.server_id <> excluded.server_id OR s.stored < excluded.stored",

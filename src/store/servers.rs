@@ -61,10 +61,14 @@ impl Store {
         sqlx::query("DELETE FROM account_servers WHERE server = $1").bind(name).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM servers WHERE name = $1").bind(name).execute(&mut *tx).await?;
         // Deletions may have waited for it.
-        sqlx::query("UPDATE accounts SET due_at = $1 WHERE state = 'tombstone'")
-            .bind(event.at)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "INSERT INTO account_pushes (account_key, due_at) SELECT account_key, $1 FROM accounts
+             WHERE state = 'tombstone' ORDER BY account_key
+             ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at",
+        )
+        .bind(event.at)
+        .execute(&mut *tx)
+        .await?;
         super::audit::record(&mut tx, event).await?;
         tx.commit().await?;
         Ok(())

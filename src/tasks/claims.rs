@@ -13,7 +13,7 @@ use tokio::{sync::Mutex, time::Instant};
 use crate::{
     authority::Authority,
     nkey::{Account, PublicKey},
-    store::accounts::DueAccount,
+    store::pushes::DueAccount,
 };
 
 /// How long the word of the ledger counts. Time that passes while the process is stopped counts too.

@@ -31,7 +31,10 @@ use crate::{
     model::view::ResolverType,
     nkey::{Account, PublicKey},
     resolver::{Effective, EffectiveAnswer, Loaded, PushJob, PushOutcome, Resolver, StoreResult, SystemResolver},
-    store::accounts::{AccountServer, DueAccount, PushReport},
+    store::{
+        accounts::AccountServer,
+        pushes::{DueAccount, PushReport},
+    },
 };
 
 /// How many accounts are claimed at a time: no more than are pushed within a good part of the time for which the

@@ -46,7 +46,7 @@ async fn sign(l: &Ledger) -> String {
 /// All servers run every account as it is now.
 async fn run_everywhere(l: &Ledger) {
     let due = l.authority.store().claim_due_accounts(1000, 60, l.authority.now()).await.unwrap();
-    let has = |due: &nats_authority::store::accounts::DueAccount| {
+    let has = |due: &nats_authority::store::pushes::DueAccount| {
         let (account, generation) = (due.account, due.generation);
         ["n1", "n2", "n3"].map(|server| AccountServer {
             account,

@@ -25,8 +25,10 @@ use crate::{
 const HEARD: usize = 1024;
 /// Accounts that may wait to be looked at.
 const SUSPECTS: usize = 256;
-/// Until what was heard has reached all servers, most likely.
-const SOON: Duration = Duration::from_millis(100);
+/// For how long pushes are collected, so that the ledger is not asked about each of many.
+const COLLECT: Duration = Duration::from_millis(40);
+/// Until what was heard has reached all servers, most likely; from then on.
+const SOON: Duration = Duration::from_millis(60);
 /// Until it has reached a server that is slow, or until what we pushed was overtaken.
 const LATER: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,10 @@ pub(in crate::tasks) async fn run(authority: Arc<Authority>, resolver: Arc<Syste
                 count = heard.recv_many(&mut batch, HEARD) => {
                     if count == 0 {
                         return;
+                    }
+                    tokio::time::sleep(COLLECT).await;
+                    while batch.len() < HEARD && let Ok(another) = heard.try_recv() {
+                        batch.push(another);
                     }
                     note(&authority, &mut batch, &mut suspects).await
                 }

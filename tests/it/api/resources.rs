@@ -6,7 +6,7 @@ use nats_authority::{
     entropy::SystemEntropy,
     model::Environment,
     nkey::{KeyPair, PublicKey, User},
-    store::accounts::{AccountServer, PushReport},
+    store::{accounts::AccountServer, pushes::PushReport},
 };
 use serde_json::{Value, json};
 

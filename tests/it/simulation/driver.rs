@@ -14,7 +14,7 @@ use nats_authority::{
     jwt::envelope::HEADER,
     nkey::KeyPair,
     resolver::{PushJob, Resolver, StoreResult},
-    store::accounts::DueAccount,
+    store::pushes::DueAccount,
     tasks::{
         push::{is_settled, judge},
         reconcile::check::{Memory, Thoroughness, check},

@@ -1,0 +1,245 @@
+//! Which accounts are to be pushed: due, claimed, reported. A row of `account_pushes` stands only as long as there is
+//! something to push, and changes several times with each push, which is why it is not one of `accounts`.
+//!
+//! A claim or a report that a crash of Postgres takes back costs a push that is repeated and nothing else, so neither
+//! waits for the disk. What a report says was acknowledged is then not known to be, and its account is due again.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::Row;
+
+use super::{Store, accounts::AccountServer, parse};
+use crate::{
+    error::Result,
+    nkey::{Account, PublicKey},
+};
+
+/// An account that the push task has to look at.
+#[derive(Clone, Debug)]
+pub struct DueAccount {
+    /// The account.
+    pub account: PublicKey<Account>,
+    /// Its generation.
+    pub generation: i64,
+    /// Its JWT.
+    pub jwt: String,
+    /// It is to be deleted from the servers once they have this JWT.
+    pub tombstone: bool,
+    /// Pushes since the last one that every server took.
+    pub attempts: i32,
+    /// A server lost its file: another spelling of the token goes first.
+    pub rewrite: bool,
+    /// Until when it is ours.
+    pub lease: DateTime<Utc>,
+}
+
+/// How a push ended for one account.
+#[derive(Clone, Debug)]
+pub struct PushReport {
+    /// The account.
+    pub account: PublicKey<Account>,
+    /// The generation that was pushed.
+    pub generation: i64,
+    /// When to look at it again; none: every live server has it.
+    pub again_at: Option<DateTime<Utc>>,
+    /// The lease under which it was pushed.
+    pub lease: DateTime<Utc>,
+}
+
+fn keys<'a>(accounts: impl IntoIterator<Item = &'a PublicKey<Account>>) -> Vec<String> {
+    accounts.into_iter().map(ToString::to_string).collect()
+}
+
+const CLAIM: &str = "
+WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+due AS MATERIALIZED (
+    SELECT account_key FROM account_pushes WHERE due_at <= $3 ORDER BY due_at
+    LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE account_pushes p SET due_at = $3 + make_interval(secs => $2), attempts = p.attempts + 1
+FROM soon, due JOIN accounts a ON a.account_key = due.account_key AND a.jwt IS NOT NULL
+WHERE p.account_key = due.account_key
+RETURNING a.account_key, a.generation, a.jwt, a.state, p.attempts, p.rewrite, p.due_at";
+
+/// Rows that say the same already are not written. (The second comparison is for two who report at the same time.)
+const SERVERS: &str = "
+WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+INSERT INTO account_servers AS s (account_key, server, server_id, stored, effective, error, at)
+SELECT n.*, $7 FROM soon, UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+    AS n(account_key, server, server_id, stored, effective, error)
+LEFT JOIN account_servers o ON o.account_key = n.account_key AND o.server = n.server
+WHERE (o.server_id, o.stored, o.effective, o.error) IS DISTINCT FROM (n.server_id, n.stored, n.effective, n.error)
+ORDER BY 1, 2
+ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
+    stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
+    effective = excluded.effective, error = excluded.error, at = excluded.at
+WHERE (s.server_id, s.stored, s.effective, s.error)
+    IS DISTINCT FROM (excluded.server_id, excluded.stored, excluded.effective, excluded.error)";
+
+/// Whoever mints an account ends its claim: where the claim stands, what was pushed is its present generation.
+const DONE: &str = "
+WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+r AS MATERIALIZED (SELECT * FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[]) AS r(account_key, lease, again_at)),
+settled AS (
+    DELETE FROM account_pushes p USING soon, r
+    WHERE p.account_key = r.account_key AND p.due_at = r.lease AND r.again_at IS NULL RETURNING 1),
+later AS (
+    UPDATE account_pushes p SET due_at = r.again_at FROM soon, r
+    WHERE p.account_key = r.account_key AND p.due_at = r.lease AND r.again_at IS NOT NULL RETURNING 1)
+SELECT (SELECT count(*) FROM settled) + (SELECT count(*) FROM later)";
+
+const OVERTAKEN: &str = "
+WITH r AS (SELECT * FROM UNNEST($1::text[], $2::bigint[]) AS r(account_key, generation)),
+overtaken AS MATERIALIZED (
+    SELECT a.account_key, a.state = 'deleted' AS gone FROM r JOIN accounts a USING (account_key)
+    WHERE a.generation > r.generation ORDER BY 1),
+again AS (
+    INSERT INTO account_pushes (account_key, due_at) SELECT account_key, $3 FROM overtaken WHERE NOT gone
+    ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at)
+SELECT count(*) FROM overtaken WHERE gone";
+
+impl Store {
+    /// Takes up to `limit` due accounts for `lease` seconds: other replicas leave them alone meanwhile.
+    pub async fn claim_due_accounts(&self, limit: i64, lease: i64, now: DateTime<Utc>) -> Result<Vec<DueAccount>> {
+        let rows = sqlx::query(CLAIM)
+            .bind(limit)
+            .bind(f64::from(i32::try_from(lease).unwrap_or(i32::MAX)))
+            .bind(now)
+            .fetch_all(self.pool())
+            .await?;
+        let (mut due, mut gone) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in &rows {
+            let state: &str = row.try_get("state")?;
+            if state == "deleted" {
+                gone.push(row.try_get::<String, _>("account_key")?);
+                continue;
+            }
+            due.push(DueAccount {
+                account: parse(row.try_get("account_key")?)?,
+                generation: row.try_get("generation")?,
+                jwt: row.try_get("jwt")?,
+                tombstone: state == "tombstone",
+                attempts: row.try_get("attempts")?,
+                rewrite: row.try_get("rewrite")?,
+                lease: row.try_get("due_at")?,
+            });
+        }
+        // It was marked at the very moment in which it was deleted.
+        if !gone.is_empty() {
+            sqlx::query("DELETE FROM account_pushes WHERE account_key = ANY($1)")
+                .bind(gone)
+                .execute(self.pool())
+                .await?;
+        }
+        Ok(due)
+    }
+
+    /// Those of `accounts` whose claim under `lease` still stands: nobody minted or claimed them since.
+    /// They are claimed anew, for `seconds`; returns until when.
+    pub async fn renew_claims(
+        &self,
+        accounts: &[PublicKey<Account>],
+        lease: DateTime<Utc>,
+        seconds: i64,
+        now: DateTime<Utc>,
+    ) -> Result<(DateTime<Utc>, HashSet<PublicKey<Account>>)> {
+        let until = now + TimeDelta::seconds(seconds);
+        let held: Vec<(String, DateTime<Utc>)> = sqlx::query_as(
+            "UPDATE account_pushes SET due_at = $3 WHERE account_key = ANY($1) AND due_at = $2
+             RETURNING account_key, due_at",
+        )
+        .bind(keys(accounts))
+        .bind(lease)
+        .bind(until)
+        .fetch_all(self.pool())
+        .await?;
+        // As the database rounds it, so that it can be compared.
+        let until = held.first().map_or(until, |(_, until)| *until);
+        Ok((until, held.iter().map(|(key, _)| parse(key)).collect::<Result<_>>()?))
+    }
+
+    /// Whether an account is due, locked or not.
+    pub async fn any_due(&self, now: DateTime<Utc>) -> Result<bool> {
+        // By the index: of the table itself, rows would be read that are over.
+        let due: Option<bool> = sqlx::query_scalar(
+            "SELECT true FROM account_pushes p JOIN accounts a USING (account_key) WHERE p.due_at <= $1 AND a.jwt IS NOT NULL
+             ORDER BY p.due_at LIMIT 1",
+        )
+        .bind(now)
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(due.is_some())
+    }
+
+    /// Writes how a push ended: what each server has, and when to look again. An account that became due
+    /// for another reason meanwhile stays due. One that got a newer generation becomes due again even
+    /// if that was pushed already: ours may have arrived behind it, and servers keep whatever comes last.
+    /// Returns how many were deleted meanwhile: ours may have brought them back.
+    pub async fn report_push(
+        &self,
+        reports: &[PushReport],
+        servers: &[AccountServer],
+        now: DateTime<Utc>,
+    ) -> Result<i64> {
+        // One after the other, and not in one transaction: the first waits for whoever mints these accounts, who waits
+        // for the rows of the second. What was written down of the servers alone is pushed once more.
+        sqlx::query(SERVERS)
+            .bind(servers.iter().map(|s| s.account.to_string()).collect::<Vec<_>>())
+            .bind(servers.iter().map(|s| s.server.as_str()).collect::<Vec<_>>())
+            .bind(servers.iter().map(|s| s.server_id.as_str()).collect::<Vec<_>>())
+            .bind(servers.iter().map(|s| s.stored).collect::<Vec<_>>())
+            .bind(servers.iter().map(|s| s.effective).collect::<Vec<_>>())
+            .bind(servers.iter().map(|s| s.error.as_deref()).collect::<Vec<_>>())
+            .bind(now)
+            .execute(self.pool())
+            .await?;
+        let accounts = keys(reports.iter().map(|report| &report.account));
+        let held: i64 = sqlx::query_scalar(DONE)
+            .bind(&accounts)
+            .bind(reports.iter().map(|report| report.lease).collect::<Vec<_>>())
+            .bind(reports.iter().map(|report| report.again_at).collect::<Vec<_>>())
+            .fetch_one(self.pool())
+            .await?;
+        if usize::try_from(held) == Ok(reports.len()) {
+            return Ok(0);
+        }
+        Ok(sqlx::query_scalar(OVERTAKEN)
+            .bind(&accounts)
+            .bind(reports.iter().map(|report| report.generation).collect::<Vec<_>>())
+            .bind(now)
+            .fetch_one(self.pool())
+            .await?)
+    }
+
+    /// A server appeared or came back with a new id: every account is due that it has not acknowledged
+    /// under this id. Returns how many.
+    pub async fn due_for_server(&self, server: &str, server_id: &str, now: DateTime<Utc>) -> Result<u64> {
+        let done = sqlx::query(
+            "INSERT INTO account_pushes (account_key, due_at)
+             SELECT a.account_key, $3 FROM accounts a WHERE a.state <> 'deleted' AND a.jwt IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM account_servers s WHERE s.account_key = a.account_key AND s.server = $1
+                     AND s.server_id = $2 AND s.stored >= a.generation)
+             ORDER BY a.account_key
+             ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at",
+        )
+        .bind(server)
+        .bind(server_id)
+        .bind(now)
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Makes every account due. Returns how many.
+    pub async fn all_due(&self, now: DateTime<Utc>) -> Result<u64> {
+        let done = sqlx::query(
+            "INSERT INTO account_pushes (account_key, due_at)
+             SELECT account_key, $1 FROM accounts WHERE state <> 'deleted' AND jwt IS NOT NULL ORDER BY account_key
+             ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at",
+        )
+        .bind(now)
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected())
+    }
+}
