@@ -1,7 +1,7 @@
 //! Callers with client certificates, against the real service over TLS: whom a certificate names, and which ones
 //! do not come through.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Output};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
@@ -10,8 +10,9 @@ use rcgen::{
 use reqwest::{Certificate, Client, Identity, Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::process::Command;
 
-use crate::support::{self, lone::Lone, stack::eventually};
+use crate::support::{self, deployment::PROGRAM, lone::Lone, stack::eventually};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -147,4 +148,116 @@ async fn a_certificate_says_who_calls() {
     eventually("the new authority is believed", || async { tls.status(Some(&new), None, orgs).await == Some(200) })
         .await;
     assert_eq!(tls.status(Some(&admin), None, "/healthz").await, None, "the old one is not");
+}
+
+/// The command line as somebody uses it who trusts the service's certificate and has nothing else.
+struct Shell<'a> {
+    tls: &'a Tls,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Shell<'_> {
+    /// `DIR` stands for the folder of the service.
+    async fn run(&self, line: &str) -> Output {
+        let dir = self.tls.service.dir.path();
+        let mut command = Command::new(PROGRAM);
+        command.env_clear().env("XDG_CONFIG_HOME", dir.join("config")).env("SSL_CERT_FILE", dir.join("tls.pem"));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.args(line.replace("URL", &self.tls.service.url).replace("DIR", dir.to_str().unwrap()).split(' '));
+        command.output().await.unwrap()
+    }
+
+    /// What it prints when all is well.
+    async fn done(&self, line: &str) -> String {
+        let output = self.run(line).await;
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The code of the error and its words when it is not.
+    async fn failed(&self, line: &str) -> (String, String) {
+        let output = self.run(line).await;
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {words}");
+        (words.split(['[', ']']).nth(1).unwrap_or_default().to_owned(), words)
+    }
+}
+
+/// Who called last, by the audit log.
+async fn caller(tls: &Tls) -> Value {
+    let request = tls.service.request(Method::GET, "/api/v1/audit?action=token.create", &tls.service.admin);
+    let request = request.build().unwrap();
+    let events: Value = tls.client(None).execute(request).await.unwrap().json().await.unwrap();
+    events["items"][0]["actor"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_shows_a_certificate() {
+    let ours = authority();
+    let tls = Tls::start(support::temp_dir(), &ours).await;
+    let dir = tls.service.dir.path();
+    let both = client(&ours, &[ADMIN], 2100);
+    let key_at = both.find("-----BEGIN PRIVATE KEY").unwrap();
+    let viewer = client(&ours, &["spiffe://prod.example/ns/org-acme/sa/api"], 2100);
+    let another = KeyPair::generate().unwrap().serialize_pem();
+    for (name, text) in [
+        ("both.identity", both.as_str()),
+        ("cert.pem", &both[..key_at]),
+        ("key.identity", &both[key_at..]),
+        ("viewer.identity", &viewer),
+        ("another.identity", &another),
+        ("no.pem", "no certificate"),
+        ("token", &tls.service.admin),
+    ] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    let plain = Shell { tls: &tls, variables: Vec::new() };
+    let make = |name: &str| format!("token create {name} --role security-officer --out DIR/{name}.token");
+
+    // On the command line, in one file or in two; from the environment; from a context.
+    plain.done(&format!("{} --url URL --client-cert DIR/both.identity", make("a"))).await;
+    assert_eq!(caller(&tls).await, ADMIN);
+    plain.done("token list --url URL --client-cert DIR/cert.pem --client-key DIR/key.identity").await;
+    let file = |name: &str| dir.join(name).display().to_string();
+    let variables = vec![
+        ("NATS_AUTHORITY_URL", tls.service.url.clone()),
+        ("NATS_AUTHORITY_CLIENT_CERT", file("cert.pem")),
+        ("NATS_AUTHORITY_CLIENT_KEY", file("key.identity")),
+    ];
+    let environment = Shell { tls: &tls, variables };
+    environment.done("token list").await;
+    plain.done("context add cert --url URL --client-cert DIR/cert.pem --client-key DIR/key.identity --select").await;
+    plain.done(&make("b")).await;
+    assert_eq!(caller(&tls).await, ADMIN);
+    plain.done("audit export --context cert").await;
+    let shown = plain.done("context show").await + &plain.done("context list").await;
+    assert!(shown.contains(&file("cert.pem")) && shown.contains(&file("key.identity")), "{shown}");
+
+    // A token says who calls, unless only the certificate was named here.
+    plain.done(&format!("{} --token-file DIR/token", make("c"))).await;
+    assert_eq!(caller(&tls).await, "token:admin");
+    plain.done("context add token --url URL --token-file DIR/token --select").await;
+    plain.done(&make("d")).await;
+    assert_eq!(caller(&tls).await, "token:admin");
+    plain.done(&format!("{} --client-cert DIR/both.identity", make("e"))).await;
+    assert_eq!(caller(&tls).await, ADMIN);
+    assert_eq!(plain.failed("token list --client-cert DIR/viewer.identity").await.0, "forbidden");
+
+    // What cannot be shown is not: nothing is asked without it.
+    for (line, what) in [
+        ("token list --url URL --client-cert DIR/cert.pem", "private key"),
+        ("token list --url URL --client-cert DIR/cert.pem --client-key DIR/another.identity", "private key"),
+        ("token list --url URL --client-cert DIR/no.pem", "no.pem is no certificate"),
+        ("token list --url URL --client-cert DIR/none.pem", "cannot read"),
+        ("token list --url http://127.0.0.1:1 --client-cert DIR/both.identity", "not https"),
+        ("token list --url URL --client-key DIR/key.identity", "--client-cert"),
+    ] {
+        let (code, words) = plain.failed(line).await;
+        assert!(code == "client-cert" && words.contains(what), "{line}: {words}");
+    }
+    let (code, words) = plain.failed("context add x --url URL").await;
+    assert!(code == "no-service" && words.contains("--client-cert"), "{words}");
+    // One of another authority gets nowhere.
+    fs::write(dir.join("foreign.identity"), client(&authority(), &[ADMIN], 2100)).unwrap();
+    assert_eq!(plain.failed("token list --url URL --client-cert DIR/foreign.identity").await.0, "service-unreachable");
 }

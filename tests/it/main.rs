@@ -56,6 +56,7 @@ mod streams;
 mod supply;
 mod support;
 mod tls;
+mod token_algorithms;
 mod token_attacks;
 mod token_callers;
 mod topologies;

@@ -1,10 +1,12 @@
 //! The real service is told by a signal to read plans and roles again, and dies while accounts follow.
 
+use std::fs;
+
 use nats_authority::dev::process::Signal;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{edit, knobs::sized, site::Site, stack::eventually};
+use crate::support::{edit, http::Http, knobs::sized, site::Site, stack::eventually};
 
 async fn number(connection: &mut PgConnection, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(connection).await.unwrap()
@@ -56,14 +58,74 @@ async fn what_a_killed_service_has_left_is_done_after_its_restart() {
     assert_eq!(number(&mut watch, FOLLOWED).await, all);
     assert_eq!(number(&mut watch, SECOND).await, all);
     site.http().converged(&slug(count - 1)).await;
+}
 
-    // What cannot be taken is said, and the service goes on.
-    edit(site.policies().join("plans/s.toml"), "connections = 90", "connections = 0");
+/// What `GET /policies` says of the files that were to be loaded last.
+async fn refused(site: &Site) -> Option<String> {
+    site.http().get("/api/v1/policies").await.1["refused"].as_str().map(str::to_owned)
+}
+
+async fn reloads(site: &Site, result: &str) -> u64 {
+    let text = reqwest::get(&site.replicas[0].metrics).await.unwrap().text().await.unwrap();
+    let series = format!("nats_authority_policy_reloads_total{{result=\"{result}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_taken_change_nothing_and_it_is_said() {
+    let mut site = Site::start(1, 1).await;
+    site.http().onboard("acme", &["prod"]).await;
+    let body = json!({"name": "anna", "role": "org-viewer", "organizations": ["acme"]});
+    let (_, anna) = site.http().post("/api/v1/tokens", body).await;
+    let anna = Http::new(&site.http().url, anna["secret"].as_str().unwrap());
+    let sees = async || anna.get("/api/v1/orgs/acme").await.0 == 200;
+    assert!(sees().await);
+    let fingerprint = async |site: &Site| site.http().get("/api/v1/policies").await.1["fingerprint"].clone();
+    let before = fingerprint(&site).await;
+    assert_eq!((refused(&site).await, reloads(&site, "refused").await), (None, 0));
+
+    // Each with what is said of it: the file, and what is wrong there.
+    let plan = site.policies().join("plans/s.toml");
+    let good_plan = fs::read_to_string(&plan).unwrap();
+    let access = site.policies().join("api.cedar");
+    let broken = [
+        (&access, "@id(\"a\")\npermit (principal, action", "api.cedar:2"),
+        (&access, "@id(\"a\") permit (principal, action == Action::\"fly\", resource);", "fly"),
+        (&access, "permit (principal, action, resource);", "a policy has no @id"),
+        (&plan, "connections = \"many\"", "plans/s.toml"),
+        (&plan, &good_plan.replace("connections = 100", "connections = 0"), "connections"),
+    ];
+    for (number, (file, text, why)) in (1..).zip(broken) {
+        fs::write(file, text).unwrap();
+        site.replicas[0].signal(Signal::HUP);
+        eventually("the refusal is told", || async { reloads(&site, "refused").await == number }).await;
+        eventually("and why", || async { refused(&site).await.is_some_and(|words| words.contains(why)) }).await;
+        assert!(sees().await && fingerprint(&site).await == before, "what was in force is: {why}");
+        // What is in the file is not what somebody comes in by.
+        assert_eq!(anna.get("/api/v1/tokens").await.0, 403);
+        if *file == plan {
+            fs::write(&plan, &good_plan).unwrap();
+        } else {
+            fs::remove_file(&access).unwrap();
+        }
+    }
+    let log = site.replicas[0].log();
+    let told = log.lines().filter(|line| line.contains("plans and roles stay as they were"));
+    let told: Vec<_> = told.filter(|line| line.contains("\"level\":\"ERROR\"")).collect();
+    assert_eq!(told.len(), 5, "{log}");
+    assert!(told[0].contains("api.cedar:2") && told[4].contains("plans/s.toml"), "{told:?}");
+
+    // A good one is taken, and there is nothing to tell any more.
+    let taken = reloads(&site, "taken").await;
+    let only = "@id(\"admins-only\") permit (principal in Role::\"sovereign-admin\", action, resource);";
+    fs::write(&access, only).unwrap();
     site.replicas[0].signal(Signal::HUP);
-    eventually("the refusal is told", || async {
-        let (_, status) = site.http().get("/api/v1/policies").await;
-        status["refused"].as_str().is_some_and(|why| why.contains("plans/s.toml") && why.contains("connections"))
-    })
-    .await;
-    assert_eq!(number(&mut watch, FOLLOWED).await, all);
+    eventually("it is in force", || async { !sees().await }).await;
+    eventually("it is said", || async { reloads(&site, "taken").await == taken + 1 }).await;
+    assert_eq!(refused(&site).await, None);
+    let (_, loads) = site.http().get("/api/v1/audit?action=access.load").await;
+    assert_eq!(loads["items"][0]["detail"], json!({"builtin": false, "policies": ["admins-only"]}));
+    fs::remove_file(&access).unwrap();
+    site.replicas[0].signal(Signal::HUP);
+    eventually("the built-in one is in force again", || async { sees().await }).await;
 }

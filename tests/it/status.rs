@@ -3,11 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "shows the times that were measured")]
 
-use std::{fs, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use nats_authority::{authority::requests::Reason, dev::nats::Stop, model::view::Convergence};
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 use crate::support::{
     deployment::PROGRAM,
@@ -15,13 +22,17 @@ use crate::support::{
     stack::{Stack, eventually},
 };
 
-async fn status(stack: &Stack, http: &Http, more: &[&str]) -> Output {
-    let dir = crate::support::temp_dir();
-    let token = dir.path().join("token");
+fn command(stack: &Stack, http: &Http, dir: &Path, more: &[&str]) -> Command {
+    let token = dir.join("token");
     fs::write(&token, &stack.admin_token).unwrap();
     let mut command = Command::new(PROGRAM);
     command.args(["resolver", "status", "--url", &http.url, "--token-file"]).arg(&token).args(more);
-    command.output().await.unwrap()
+    command
+}
+
+async fn status(stack: &Stack, http: &Http, more: &[&str]) -> Output {
+    let dir = crate::support::temp_dir();
+    command(stack, http, dir.path(), more).output().await.unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -70,15 +81,21 @@ async fn a_server_that_refuses_is_named_with_its_words() {
     assert_eq!((&whole["servers"][0]["lacking"], &whole["servers"][0]["refusal"]), (&0.into(), &Value::Null));
 
     // In a pipe only what changes is written, and it ends when all is well.
-    let mend = async {
-        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-        fs::remove_file(&dir).unwrap();
-        fs::rename(dir.with_extension("away"), &dir).unwrap();
-    };
-    let (watched, ()) = tokio::join!(status(&stack, &http, &["--watch", "--wait", "50", "-o", "json"]), mend);
-    let (out, err) = (text(&watched.stdout), text(&watched.stderr));
-    assert_eq!((watched.status.code(), err.as_str()), (Some(0), ""), "{out}");
-    let seen: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let folder = crate::support::temp_dir();
+    let mut watch = command(&stack, &http, folder.path(), &["--watch", "--wait", "50", "-o", "json"]);
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
+    // It has seen how it stands: now the folder is one again.
+    fs::remove_file(&dir).unwrap();
+    fs::rename(dir.with_extension("away"), &dir).unwrap();
+    let mut seen: Vec<Value> = vec![serde_json::from_str(&first).unwrap()];
+    while let Some(line) = lines.next_line().await.unwrap() {
+        seen.push(serde_json::from_str(&line).unwrap());
+    }
+    let watched = watch.wait_with_output().await.unwrap();
+    assert_eq!((watched.status.code(), text(&watched.stderr)), (Some(0), String::new()), "{seen:?}");
+    assert_eq!(seen[0]["state"], "partial");
     assert_eq!(seen.last().unwrap()["state"], "converged");
     for two in seen.windows(2) {
         let essence = |status: &Value| (status["state"].clone(), status["accounts"].clone(), status["servers"].clone());

@@ -1,9 +1,9 @@
 //! Requests to the service: one connection, the token, and answers as they came.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use reqwest::{
-    Method, StatusCode,
+    Identity, Method, RequestBuilder, StatusCode,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
     redirect::Policy,
 };
@@ -11,7 +11,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{Failure, GlobalOptions, Outcome, context};
+use super::{
+    Failure, GlobalOptions, Outcome,
+    context::{self, Place},
+};
 use crate::{
     api::problem::Problem,
     cli::output::{OutputFormat, Progress, note, print},
@@ -30,7 +33,8 @@ const DOWNLOAD: Duration = Duration::from_hours(1);
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
-    token: HeaderValue,
+    /// None: the client certificate says who calls.
+    token: Option<HeaderValue>,
     wait: Option<u64>,
     /// How answers are printed.
     pub(super) format: OutputFormat,
@@ -61,21 +65,20 @@ impl Client {
     /// A client for the service that the options name. Nothing is sent yet.
     pub(super) fn connect(options: &GlobalOptions) -> Result<Self> {
         let place = context::place(options)?;
-        let token = std::fs::read_to_string(&place.token_file).map(Zeroizing::new).map_err(|error| {
-            let path = place.token_file.display();
-            Error::invalid("token-file", format!("cannot read the token file {path}: {error}"))
-        })?;
-        let token = Zeroizing::new(format!("Bearer {}", token.trim()));
-        let mut token = HeaderValue::from_str(&token)
-            .map_err(|_| Error::invalid("token-file", "the token file does not hold one token and nothing else"))?;
-        token.set_sensitive(true);
-        let http = reqwest::Client::builder()
+        let token = place.shown.token_file.as_deref().map(bearer).transpose()?;
+        let identity = identity(&place)?;
+        let unusable = |error: reqwest::Error| match &place.shown.client_cert {
+            Some(path) => unusable(path).with_source(error),
+            None => Error::internal("no HTTP client").with_source(error),
+        };
+        let builder = identity.into_iter().fold(reqwest::Client::builder(), reqwest::ClientBuilder::identity);
+        let http = builder
             .user_agent(concat!("nats-authority/", env!("CARGO_PKG_VERSION")))
             .timeout(PATIENCE + Duration::from_secs(options.wait.unwrap_or_default()))
             // A token goes where it was meant to go and nowhere else.
             .redirect(Policy::none())
             .build()
-            .map_err(|error| Error::internal("no HTTP client").with_source(error))?;
+            .map_err(unusable)?;
         Ok(Self { http, base: place.url, token, wait: options.wait, format: options.output })
     }
 
@@ -140,7 +143,7 @@ impl Client {
         query: &[(&str, Option<String>)],
         out: &mut impl std::io::Write,
     ) -> Outcome<()> {
-        let request = self.http.get(self.url(path, query)?).header(AUTHORIZATION, self.token.clone());
+        let request = self.signed(self.http.get(self.url(path, query)?));
         let mut answer = request.timeout(DOWNLOAD).send().await.map_err(|error| self.unreachable(error))?;
         if !answer.status().is_success() {
             let status = answer.status();
@@ -162,8 +165,7 @@ impl Client {
         headers: HeaderMap,
     ) -> Outcome<Answer> {
         let url = self.url(path, query)?;
-        let request = self.http.request(method, url).headers(headers);
-        let mut request = request.header(AUTHORIZATION, self.token.clone());
+        let mut request = self.signed(self.http.request(method, url).headers(headers));
         if let Some(seconds) = self.wait {
             request = request.header("prefer", format!("wait={seconds}"));
         }
@@ -177,6 +179,10 @@ impl Client {
             return Ok(Answer(text));
         }
         Err(self.refused(status, &text))
+    }
+
+    fn signed(&self, request: RequestBuilder) -> RequestBuilder {
+        self.token.iter().fold(request, |request, token| request.header(AUTHORIZATION, token.clone()))
     }
 
     fn url(&self, path: &[&str], query: &[(&str, Option<String>)]) -> Result<Url> {
@@ -242,6 +248,43 @@ impl Client {
             "the change is recorded, but after {seconds} s {why}; it goes on; look with `{look}`"
         )))
     }
+}
+
+/// The header of whoever shows the token in a file.
+fn bearer(file: &Path) -> Result<HeaderValue> {
+    let token = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {
+        Error::invalid("token-file", format!("cannot read the token file {}: {error}", file.display()))
+    })?;
+    let token = Zeroizing::new(format!("Bearer {}", token.trim()));
+    let mut token = HeaderValue::from_str(&token)
+        .map_err(|_| Error::invalid("token-file", "the token file does not hold one token and nothing else"))?;
+    token.set_sensitive(true);
+    Ok(token)
+}
+
+/// The certificate and its key that are shown, if any.
+fn identity(place: &Place) -> Result<Option<Identity>> {
+    let Some(certificate) = &place.shown.client_cert else { return Ok(None) };
+    if place.url.scheme() != "https" {
+        let detail = format!("{} is not https, where no certificate can be shown", place.url);
+        return Err(Error::invalid("client-cert", detail));
+    }
+    let mut pem = Zeroizing::new(Vec::new());
+    for file in [Some(certificate), place.shown.client_key.as_ref()].into_iter().flatten() {
+        let text = std::fs::read(file).map(Zeroizing::new);
+        let text =
+            text.map_err(|error| Error::invalid("client-cert", format!("cannot read {}: {error}", file.display())))?;
+        pem.extend_from_slice(&text);
+        pem.push(b'\n');
+    }
+    Identity::from_pem(&pem).map(Some).map_err(|error| unusable(certificate).with_source(error))
+}
+
+fn unusable(certificate: &Path) -> Error {
+    let path = certificate.display();
+    let detail =
+        format!("{path} is no certificate in PEM with its private key behind it or in the file of --client-key");
+    Error::invalid("client-cert", detail)
 }
 
 /// Says how to see the next page.

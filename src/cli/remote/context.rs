@@ -1,6 +1,6 @@
 //! Contexts: services by name, as natscli users know them. A file each in
 //! `$XDG_CONFIG_HOME/nats-authority/context/`, and `context.txt` with the name of the selected one.
-//! They name the token's file, never the token.
+//! They name the files of token, certificate and key, never what is in them.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use crate::{
 /// What can be done with contexts.
 #[derive(Debug, Subcommand)]
 pub enum ContextCommand {
-    /// Write a context from --url and --token-file; an existing one is replaced.
+    /// Write a context from --url and --token-file or --client-cert, or both; an existing one is replaced.
     Add {
         /// Its name.
         name: String,
@@ -52,20 +52,62 @@ pub enum ContextCommand {
 #[serde(deny_unknown_fields)]
 struct Context {
     url: Url,
-    token_file: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_key: Option<PathBuf>,
 }
 
-/// Where the service is, and where the token.
+/// The files of what a caller shows.
+pub(super) struct Shown {
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) client_cert: Option<PathBuf>,
+    /// None: it is in the same file as the certificate.
+    pub(super) client_key: Option<PathBuf>,
+}
+
+impl Shown {
+    /// What the options name; a key goes with its certificate.
+    fn given(options: &GlobalOptions) -> Result<Self> {
+        if options.client_key.is_some() && options.client_cert.is_none() {
+            return Err(Error::invalid("client-cert", "--client-key is the key of a --client-cert, and none is given"));
+        }
+        Ok(Self {
+            token_file: options.token_file.clone(),
+            client_cert: options.client_cert.clone(),
+            client_key: options.client_key.clone(),
+        })
+    }
+
+    /// With what is missing from a context. A token says who calls whatever the certificate says: so one that nobody
+    /// named here does not come along with a certificate that somebody did.
+    fn or(mut self, context: &Context) -> Self {
+        if self.client_cert.is_none() {
+            self.token_file = self.token_file.or_else(|| context.token_file.clone());
+            (self.client_cert, self.client_key) = (context.client_cert.clone(), context.client_key.clone());
+        }
+        self
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.token_file.is_none() && self.client_cert.is_none()
+    }
+}
+
+/// Where the service is, and what it is shown.
 pub(super) struct Place {
     pub(super) url: Url,
-    pub(super) token_file: PathBuf,
+    pub(super) shown: Shown,
 }
 
 /// Where the options say that the service is: flags, then environment, then the context.
 pub(super) fn place(options: &GlobalOptions) -> Result<Place> {
+    let given = Shown::given(options)?;
     let context = match &options.context {
         Some(name) => Some(Contexts::of(options)?.read(name)?),
-        None if options.url.is_some() && options.token_file.is_some() => None,
+        None if options.url.is_some() && !given.is_nothing() => None,
         None => match Contexts::of(options) {
             Ok(contexts) => contexts.selected()?.map(|name| contexts.read(&name)).transpose()?,
             Err(_) => None,
@@ -83,12 +125,14 @@ pub(super) fn place(options: &GlobalOptions) -> Result<Place> {
             context.as_ref().map(|c| c.url.clone()).ok_or_else(|| missing("service", "--url", "NATS_AUTHORITY_URL"))?
         }
     };
-    let token_file = options
-        .token_file
-        .clone()
-        .or_else(|| context.map(|c| c.token_file))
-        .ok_or_else(|| missing("token", "--token-file", "NATS_AUTHORITY_TOKEN_FILE"))?;
-    Ok(Place { url, token_file })
+    let shown = match &context {
+        Some(context) => given.or(context),
+        None => given,
+    };
+    if shown.is_nothing() {
+        return Err(missing("token", "--token-file (or --client-cert)", "NATS_AUTHORITY_TOKEN_FILE"));
+    }
+    Ok(Place { url, shown })
 }
 
 fn parse_url(text: &str) -> Result<Url> {
@@ -101,12 +145,21 @@ pub(super) fn run(command: &ContextCommand, options: &GlobalOptions) -> Result<u
     let contexts = Contexts::of(options)?;
     match command {
         ContextCommand::Add { name, select } => {
-            let (Some(url), Some(token_file)) = (&options.url, &options.token_file) else {
-                return Err(Error::invalid("no-service", "a context needs --url and --token-file"));
+            let shown = Shown::given(options)?;
+            let Some(url) = options.url.as_ref().filter(|_| !shown.is_nothing()) else {
+                return Err(Error::invalid("no-service", "a context needs --url, and --token-file or --client-cert"));
             };
             // A relative path would mean another file from another folder.
-            let token_file = std::path::absolute(token_file).map_err(|error| io_error("find", token_file, error))?;
-            contexts.write(name, &Context { url: parse_url(url)?, token_file })?;
+            let absolute = |path: Option<PathBuf>| {
+                path.map(|path| std::path::absolute(&path).map_err(|error| io_error("find", &path, error))).transpose()
+            };
+            let context = Context {
+                url: parse_url(url)?,
+                token_file: absolute(shown.token_file)?,
+                client_cert: absolute(shown.client_cert)?,
+                client_key: absolute(shown.client_key)?,
+            };
+            contexts.write(name, &context)?;
             if *select {
                 contexts.select(name)?;
             }
@@ -117,14 +170,15 @@ pub(super) fn run(command: &ContextCommand, options: &GlobalOptions) -> Result<u
             match options.output {
                 OutputFormat::Json => print(&json(&all.iter().map(|(name, _)| name).collect::<Vec<_>>())?)?,
                 OutputFormat::Table => print(&table(
-                    ["", "NAME", "URL", "TOKEN FILE"],
+                    ["", "NAME", "URL", "TOKEN FILE", "CERTIFICATE"],
                     all.iter().map(|(name, context)| {
                         let mark = if selected.as_ref() == Some(name) { "*" } else { "" };
                         [
                             mark.to_owned(),
                             name.clone(),
                             context.url.to_string(),
-                            context.token_file.display().to_string(),
+                            path(context.token_file.as_ref()),
+                            path(context.client_cert.as_ref()),
                         ]
                     }),
                 ))?,
@@ -145,12 +199,18 @@ pub(super) fn run(command: &ContextCommand, options: &GlobalOptions) -> Result<u
                 OutputFormat::Table => print(&fields(&[
                     ("name", name),
                     ("url", context.url.to_string()),
-                    ("token file", context.token_file.display().to_string()),
+                    ("token file", path(context.token_file.as_ref())),
+                    ("certificate", path(context.client_cert.as_ref())),
+                    ("its key", path(context.client_key.as_ref())),
                 ]))?,
             }
         }
     }
     Ok(0)
+}
+
+fn path(path: Option<&PathBuf>) -> String {
+    path.map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn json(value: &impl Serialize) -> Result<String> {

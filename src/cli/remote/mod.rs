@@ -48,7 +48,14 @@ pub struct GlobalOptions {
     /// File that holds the API token; it is read at every call.
     #[arg(long, global = true, env = "NATS_AUTHORITY_TOKEN_FILE", value_name = "FILE", help_heading = "Service")]
     pub token_file: Option<PathBuf>,
-    /// Context to take URL and token file from instead of the selected one.
+    /// File that holds a client certificate for a service that is told to believe it, PEM, with those between it and
+    /// its authority; a context's token is not shown beside one that is given here.
+    #[arg(long, global = true, env = "NATS_AUTHORITY_CLIENT_CERT", value_name = "FILE", help_heading = "Service")]
+    pub client_cert: Option<PathBuf>,
+    /// File that holds the certificate's private key, PEM, where it is not in the same one.
+    #[arg(long, global = true, env = "NATS_AUTHORITY_CLIENT_KEY", value_name = "FILE", help_heading = "Service")]
+    pub client_key: Option<PathBuf>,
+    /// Context to take URL, token file and certificate from instead of the selected one.
     #[arg(long, global = true, value_name = "NAME", help_heading = "Service")]
     pub context: Option<String>,
     /// Wait until every server has the change, at most so long; exit code 3 if they have not.

@@ -36,8 +36,9 @@ const OVERLAP: usize = 16 << 10;
 /// looked for everywhere else.
 const MEANT: &[(&str, &str)] = &[
     (".creds", "what was issued, where somebody asked for it to be"),
+    (".identity", "a client's certificate with its private key"),
     (".seed", "the operator's identity, which its owner takes offline"),
-    ("admin.token", "the first administrator's token"),
+    (".token", "a token, where `init` or `token create` wrote it"),
     ("database.url", "how the service gets at its database"),
     ("own.nk", "a key that a user of the command line made"),
     ("password", "of the database, where Postgres is a private one"),

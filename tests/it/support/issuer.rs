@@ -13,7 +13,11 @@ use std::{
 use aws_lc_rs::{
     rand::SystemRandom,
     rsa,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256},
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+        RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+        RsaEncoding,
+    },
 };
 use axum::{
     Router,
@@ -36,7 +40,7 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
 }
 
 enum Pair {
-    Rsa(Box<rsa::KeyPair>),
+    Rsa(Box<rsa::KeyPair>, &'static dyn RsaEncoding),
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
 }
@@ -44,36 +48,49 @@ enum Pair {
 /// A key that signs tokens.
 pub struct SigningKey {
     pub kid: String,
+    algorithm: &'static str,
     pair: Pair,
 }
 
 impl SigningKey {
+    /// One that signs with this algorithm, as tokens name it.
+    pub fn of(algorithm: &'static str, kid: &str) -> Self {
+        let rsa = |encoding| Pair::Rsa(Box::new(rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap()), encoding);
+        let pair = match algorithm {
+            "RS256" => rsa(&RSA_PKCS1_SHA256),
+            "RS384" => rsa(&RSA_PKCS1_SHA384),
+            "RS512" => rsa(&RSA_PKCS1_SHA512),
+            "PS256" => rsa(&RSA_PSS_SHA256),
+            "PS384" => rsa(&RSA_PSS_SHA384),
+            "PS512" => rsa(&RSA_PSS_SHA512),
+            "ES256" => Pair::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()),
+            "ES384" => Pair::Ec(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap()),
+            "EdDSA" => Pair::Ed(Ed25519KeyPair::generate().unwrap()),
+            other => panic!("no key signs with {other}"),
+        };
+        Self { kid: kid.to_owned(), algorithm, pair }
+    }
+
     pub fn rsa(kid: &str) -> Self {
-        let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
-        Self { kid: kid.to_owned(), pair: Pair::Rsa(Box::new(pair)) }
+        Self::of("RS256", kid)
     }
 
     pub fn ec(kid: &str) -> Self {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        Self { kid: kid.to_owned(), pair: Pair::Ec(pair) }
+        Self::of("ES256", kid)
     }
 
     pub fn ed(kid: &str) -> Self {
-        Self { kid: kid.to_owned(), pair: Pair::Ed(Ed25519KeyPair::generate().unwrap()) }
+        Self::of("EdDSA", kid)
     }
 
     pub fn algorithm(&self) -> &'static str {
-        match self.pair {
-            Pair::Rsa(_) => "RS256",
-            Pair::Ec(_) => "ES256",
-            Pair::Ed(_) => "EdDSA",
-        }
+        self.algorithm
     }
 
     /// The public part, as sets of keys have it.
     pub fn jwk(&self) -> Value {
         let mut jwk = match &self.pair {
-            Pair::Rsa(pair) => {
+            Pair::Rsa(pair, _) => {
                 let (n, e) = (pair.public_key().modulus(), pair.public_key().exponent());
                 let text = |part: rsa::PublicKeyComponents<&[u8]>| (encode(part.n), encode(part.e));
                 let (n, e) = text(rsa::PublicKeyComponents {
@@ -84,7 +101,9 @@ impl SigningKey {
             }
             Pair::Ec(pair) => {
                 let point = pair.public_key().as_ref();
-                json!({"kty": "EC", "crv": "P-256", "x": encode(&point[1..33]), "y": encode(&point[33..])})
+                let (x, y) = point[1..].split_at((point.len() - 1) / 2);
+                let curve = if x.len() == 32 { "P-256" } else { "P-384" };
+                json!({"kty": "EC", "crv": curve, "x": encode(x), "y": encode(y)})
             }
             Pair::Ed(pair) => json!({"kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key())}),
         };
@@ -97,7 +116,7 @@ impl SigningKey {
     /// The public part in DER, which a careless verifier takes for a shared secret.
     pub fn public_bytes(&self) -> Vec<u8> {
         match &self.pair {
-            Pair::Rsa(pair) => pair.public_key().as_ref().to_vec(),
+            Pair::Rsa(pair, _) => pair.public_key().as_ref().to_vec(),
             Pair::Ec(pair) => pair.public_key().as_ref().to_vec(),
             Pair::Ed(pair) => pair.public_key().as_ref().to_vec(),
         }
@@ -106,9 +125,9 @@ impl SigningKey {
     fn signature(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.pair {
-            Pair::Rsa(pair) => {
+            Pair::Rsa(pair, encoding) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
+                pair.sign(*encoding, &random, message, &mut signature).unwrap();
                 signature
             }
             Pair::Ec(pair) => pair.sign(&random, message).unwrap().as_ref().to_vec(),

@@ -166,6 +166,11 @@ impl Replica {
         .await;
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
     /// kill -9.
     pub async fn kill(&mut self) {
         self.process.take().unwrap().stop(Signal::KILL, Duration::from_secs(10)).await.unwrap();
