@@ -20,7 +20,7 @@ use super::{
     problem::Refusal,
 };
 use crate::{
-    authority::{Authority, Proposal, requests::NewConsumer},
+    authority::{Authority, Consumers, Proposal, requests::NewConsumer},
     model::{preview::PreviewView, view::ConsumerView},
 };
 
@@ -41,7 +41,7 @@ async fn list_consumers(
     State(authority): State<Arc<Authority>>,
     EnvPath(org, env_type): EnvPath,
 ) -> Result<Json<List<ConsumerView>>, Refusal> {
-    Ok(Json(List::whole(authority.consumers(&org, &env_type).await?)))
+    Ok(Json(List::whole(authority.items::<Consumers>(&org, &env_type).await?)))
 }
 
 /// Adds a durable pull consumer.
@@ -76,8 +76,8 @@ async fn put_consumer(
     if let Some(preview) = asked.preview(Proposal::PutConsumer(&org, &env_type, &name, &request)).await? {
         return Ok(preview);
     }
-    let (view, created) = authority.put_consumer(&asked.actor, &org, &env_type, &name, &request).await?;
-    let view = authority.wait_consumer(&org, &env_type, &name, prefer.wait(), view).await?;
+    let (view, created) = authority.put_item::<Consumers>(&asked.actor, &org, &env_type, &name, &request).await?;
+    let view = authority.wait_item::<Consumers>(&org, &env_type, &name, prefer.wait(), view).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, prefer.applied(), Json(view)).into_response())
 }
@@ -96,7 +96,7 @@ async fn show_consumer(
     State(authority): State<Arc<Authority>>,
     ItemPath(org, env_type, name): ItemPath,
 ) -> Result<Json<ConsumerView>, Refusal> {
-    Ok(Json(authority.consumer(&org, &env_type, &name).await?))
+    Ok(Json(authority.item::<Consumers>(&org, &env_type, &name).await?))
 }
 
 /// Removes a consumer.
@@ -127,7 +127,7 @@ async fn delete_consumer(
     if let Some(preview) = asked.preview(Proposal::DeleteConsumer(&org, &env_type, &name)).await? {
         return Ok(preview);
     }
-    let view = authority.delete_consumer(&asked.actor, &org, &env_type, &name).await?;
-    let view = authority.wait_consumer(&org, &env_type, &name, prefer.wait(), view).await?;
+    let view = authority.delete_item::<Consumers>(&asked.actor, &org, &env_type, &name).await?;
+    let view = authority.wait_item::<Consumers>(&org, &env_type, &name, prefer.wait(), view).await?;
     Ok((StatusCode::ACCEPTED, prefer.applied(), Json(view)).into_response())
 }

@@ -20,7 +20,7 @@ use super::{
     problem::Refusal,
 };
 use crate::{
-    authority::{Authority, Proposal, requests::NewStream},
+    authority::{Authority, Proposal, Streams, requests::NewStream},
     model::{preview::PreviewView, view::StreamView},
 };
 
@@ -41,7 +41,7 @@ async fn list_streams(
     State(authority): State<Arc<Authority>>,
     EnvPath(org, env_type): EnvPath,
 ) -> Result<Json<List<StreamView>>, Refusal> {
-    Ok(Json(List::whole(authority.streams(&org, &env_type).await?)))
+    Ok(Json(List::whole(authority.items::<Streams>(&org, &env_type).await?)))
 }
 
 /// Adds a further stream.
@@ -76,8 +76,8 @@ async fn put_stream(
     if let Some(preview) = asked.preview(Proposal::PutStream(&org, &env_type, &name, &request)).await? {
         return Ok(preview);
     }
-    let (view, created) = authority.put_stream(&asked.actor, &org, &env_type, &name, &request).await?;
-    let view = authority.wait_stream(&org, &env_type, &name, prefer.wait(), view).await?;
+    let (view, created) = authority.put_item::<Streams>(&asked.actor, &org, &env_type, &name, &request).await?;
+    let view = authority.wait_item::<Streams>(&org, &env_type, &name, prefer.wait(), view).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, prefer.applied(), Json(view)).into_response())
 }
@@ -96,7 +96,7 @@ async fn show_stream(
     State(authority): State<Arc<Authority>>,
     ItemPath(org, env_type, name): ItemPath,
 ) -> Result<Json<StreamView>, Refusal> {
-    Ok(Json(authority.stream(&org, &env_type, &name).await?))
+    Ok(Json(authority.item::<Streams>(&org, &env_type, &name).await?))
 }
 
 /// Removes a further stream.
@@ -127,7 +127,7 @@ async fn delete_stream(
     if let Some(preview) = asked.preview(Proposal::DeleteStream(&org, &env_type, &name)).await? {
         return Ok(preview);
     }
-    let view = authority.delete_stream(&asked.actor, &org, &env_type, &name).await?;
-    let view = authority.wait_stream(&org, &env_type, &name, prefer.wait(), view).await?;
+    let view = authority.delete_item::<Streams>(&asked.actor, &org, &env_type, &name).await?;
+    let view = authority.wait_item::<Streams>(&org, &env_type, &name, prefer.wait(), view).await?;
     Ok((StatusCode::ACCEPTED, prefer.applied(), Json(view)).into_response())
 }

@@ -18,6 +18,7 @@ mod environments;
 mod expiry;
 mod issuance;
 mod issue;
+mod items;
 pub mod key_rotation;
 mod key_rotations;
 mod key_steps;
@@ -59,7 +60,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
+pub use consumers::Consumers;
 pub use issue::{Issued, MAX_BATCH};
+pub use items::ItemKind;
 pub use key_rotations::KeyStanding;
 pub use operator::present_trust;
 pub use own_users::{OwnUser, SYSTEM_USER_LIFE};
@@ -69,6 +72,7 @@ pub use reload::Loaded;
 pub use renewal::Renewed;
 pub use revoke::Revocation;
 pub use standing::{Compared, ServerStanding, Standing, Told};
+pub use streams::Streams;
 pub use whole::Whole;
 
 use crate::{

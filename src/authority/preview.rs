@@ -5,7 +5,7 @@
 use uuid::Uuid;
 
 use super::{
-    Actor, Authority,
+    Actor, Authority, Consumers, Streams,
     mint::Decided,
     organizations::{Transform, busy},
     requests::{ChangeOrganization, NewConsumer, NewOrganization, NewStream, Reason, Revoke},
@@ -35,13 +35,13 @@ pub enum Proposal<'a> {
     PutEnvironment(&'a OrgSlug, &'a EnvType),
     /// [`Authority::delete_environment`].
     DeleteEnvironment(&'a OrgSlug, &'a EnvType),
-    /// [`Authority::put_consumer`].
+    /// [`Authority::put_item`] of [`Consumers`].
     PutConsumer(&'a OrgSlug, &'a EnvType, &'a ItemName, &'a NewConsumer),
-    /// [`Authority::delete_consumer`].
+    /// [`Authority::delete_item`] of [`Consumers`].
     DeleteConsumer(&'a OrgSlug, &'a EnvType, &'a ItemName),
-    /// [`Authority::put_stream`].
+    /// [`Authority::put_item`] of [`Streams`].
     PutStream(&'a OrgSlug, &'a EnvType, &'a ItemName, &'a NewStream),
-    /// [`Authority::delete_stream`].
+    /// [`Authority::delete_item`] of [`Streams`].
     DeleteStream(&'a OrgSlug, &'a EnvType, &'a ItemName),
     /// [`Authority::revoke`].
     Revoke(Uuid, &'a Reason),
@@ -124,16 +124,16 @@ impl Authority {
                 Ok(self.delete_environment_in(work, actor, slug, env_type).await?.0)
             }
             Proposal::PutConsumer(slug, env_type, name, request) => {
-                Ok(self.put_consumer_in(work, actor, slug, env_type, name, request).await?.0)
+                Ok(self.put_item_in::<Consumers>(work, actor, slug, env_type, name, request).await?.0)
             }
             Proposal::DeleteConsumer(slug, env_type, name) => {
-                Ok(self.delete_consumer_in(work, actor, slug, env_type, name).await?.0)
+                Ok(self.delete_item_in::<Consumers>(work, actor, slug, env_type, name).await?.0)
             }
             Proposal::PutStream(slug, env_type, name, request) => {
-                Ok(self.put_stream_in(work, actor, slug, env_type, name, request).await?.0)
+                Ok(self.put_item_in::<Streams>(work, actor, slug, env_type, name, request).await?.0)
             }
             Proposal::DeleteStream(slug, env_type, name) => {
-                Ok(self.delete_stream_in(work, actor, slug, env_type, name).await?.0)
+                Ok(self.delete_item_in::<Streams>(work, actor, slug, env_type, name).await?.0)
             }
             Proposal::Revoke(id, reason) => self.revoke_in(work, actor, id, reason).await,
             Proposal::RevokeSelected(slug, selector) => {

@@ -48,7 +48,7 @@ impl Authority {
 impl Authority {
     /// Waits until a consumer or a stream is made, or is gone; `look` finds it, `parts` are its state and its
     /// error. Returns what is the case then or after `timeout`.
-    pub(super) async fn wait_item<V, F>(
+    pub(super) async fn wait_made<V, F>(
         &self,
         slug: &OrgSlug,
         timeout: Duration,
