@@ -1,7 +1,11 @@
 //! The ledger of issued user credentials.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 use uuid::Uuid;
 
 use super::{Recorded, Store, audit::Origin, digest, parse, violates};
@@ -54,6 +58,28 @@ pub async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Cred
     row.as_ref().map(from_row).transpose()
 }
 
+/// Binds `$1` to `$12`: a column each of what is recorded of every new credential, however it came to be.
+pub(super) fn bind_rows<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    new: &[NewCredential],
+) -> Query<'q, Postgres, PgArguments> {
+    let rows = || new.iter().map(|n| &n.row);
+    let text = |f: fn(&Credential) -> String| rows().map(f).collect::<Vec<_>>();
+    query
+        .bind(rows().map(|r| r.id).collect::<Vec<_>>())
+        .bind(new.iter().map(|n| n.environment).collect::<Vec<_>>())
+        .bind(text(|r| r.name.clone()))
+        .bind(text(|r| r.role.clone()))
+        .bind(text(|r| r.user_key.to_string()))
+        .bind(text(|r| r.issuer_key.to_string()))
+        .bind(rows().map(|r| r.jwt_sha256.to_vec()).collect::<Vec<_>>())
+        .bind(rows().map(|r| r.issued_at).collect::<Vec<_>>())
+        .bind(rows().map(|r| r.expires_at).collect::<Vec<_>>())
+        .bind(text(|r| r.issued_by.clone()))
+        .bind(rows().map(|r| serde_json::to_value(&r.options).unwrap_or_default()).collect::<Vec<_>>())
+        .bind(new.iter().map(|n| n.event).collect::<Vec<_>>())
+}
+
 impl Store {
     /// Records credentials with their audit events: all or none. A credential whose organization,
     /// environment or signing key is no longer active is refused. Refused, they come back unrecorded.
@@ -68,24 +94,10 @@ impl Store {
     }
 
     async fn insert_credentials(&self, new: &[NewCredential]) -> Result<()> {
-        let rows = || new.iter().map(|n| &n.row);
-        let text = |f: fn(&Credential) -> String| rows().map(f).collect::<Vec<_>>();
         let origin = |f: fn(&Origin) -> Option<String>| new.iter().map(|n| f(&n.origin)).collect::<Vec<_>>();
-        let written = sqlx::query(RECORD)
-            .bind(rows().map(|r| r.id).collect::<Vec<_>>())
-            .bind(new.iter().map(|n| n.environment).collect::<Vec<_>>())
-            .bind(text(|r| r.name.clone()))
-            .bind(text(|r| r.role.clone()))
-            .bind(text(|r| r.user_key.to_string()))
-            .bind(text(|r| r.issuer_key.to_string()))
-            .bind(rows().map(|r| r.jwt_sha256.to_vec()).collect::<Vec<_>>())
-            .bind(rows().map(|r| r.issued_at).collect::<Vec<_>>())
-            .bind(rows().map(|r| r.expires_at).collect::<Vec<_>>())
-            .bind(text(|r| r.issued_by.clone()))
-            .bind(rows().map(|r| serde_json::to_value(&r.options).unwrap_or_default()).collect::<Vec<_>>())
-            .bind(new.iter().map(|n| n.event).collect::<Vec<_>>())
+        let written = bind_rows(sqlx::query(RECORD), new)
             .bind(origin(|o| o.request_id.clone()))
-            .bind(text(|r| r.org.to_string()))
+            .bind(new.iter().map(|n| n.row.org.to_string()).collect::<Vec<_>>())
             .bind(i64::try_from(new.len()).unwrap_or(i64::MAX))
             .bind(origin(|o| o.issuer.clone()))
             .bind(origin(|o| o.address.clone()))

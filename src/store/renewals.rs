@@ -5,7 +5,7 @@ use sqlx::Row;
 
 use super::{
     Recorded, Store,
-    credentials::{COLUMNS, NewCredential, from_row, inactive},
+    credentials::{COLUMNS, NewCredential, bind_rows, from_row, inactive},
 };
 use crate::{
     error::{Error, Result},
@@ -83,19 +83,7 @@ impl Store {
         if usize::try_from(superseded.rows_affected()).ok() != Some(new.len()) {
             return Err(inactive());
         }
-        let written = sqlx::query(RENEW)
-            .bind(rows().map(|r| r.id).collect::<Vec<_>>())
-            .bind(new.iter().map(|n| n.environment).collect::<Vec<_>>())
-            .bind(text(|r| r.name.clone()))
-            .bind(text(|r| r.role.clone()))
-            .bind(text(|r| r.user_key.to_string()))
-            .bind(text(|r| r.issuer_key.to_string()))
-            .bind(rows().map(|r| r.jwt_sha256.to_vec()).collect::<Vec<_>>())
-            .bind(rows().map(|r| r.issued_at).collect::<Vec<_>>())
-            .bind(rows().map(|r| r.expires_at).collect::<Vec<_>>())
-            .bind(text(|r| r.issued_by.clone()))
-            .bind(rows().map(|r| serde_json::to_value(&r.options).unwrap_or_default()).collect::<Vec<_>>())
-            .bind(new.iter().map(|n| n.event).collect::<Vec<_>>())
+        let written = bind_rows(sqlx::query(RENEW), new)
             .bind(text(|r| r.org.to_string()))
             .bind(rows().map(|r| r.replaces).collect::<Vec<_>>())
             .execute(&mut *tx)
