@@ -29,8 +29,8 @@ use crate::{
     store::tokens::Bearer,
 };
 
-/// How long a token that was found is believed without asking the ledger again: as long a revoked
-/// one lives on.
+/// How long a token that was found is believed without asking the ledger again, if it holds in the whole
+/// deployment: as long a revoked one lives on.
 const BELIEVED: Duration = Duration::from_secs(5);
 
 /// How many tokens are remembered.
@@ -187,8 +187,10 @@ impl Callers {
         let since = Instant::now();
         let bearer = authority.store().bearer(&hash, authority.now()).await?.map(Arc::new);
         match &bearer {
-            Some(bearer) => drop(self.lock().put(hash, (Arc::clone(bearer), since))),
-            None => drop(self.lock().pop(&hash)),
+            // Who holds in organizations is known by their names. A freed name may be another one's within
+            // the second, onboarded by another replica: so the ledger is asked each time.
+            Some(bearer) if bearer.organizations.is_empty() => drop(self.lock().put(hash, (Arc::clone(bearer), since))),
+            _ => drop(self.lock().pop(&hash)),
         }
         Ok(bearer)
     }

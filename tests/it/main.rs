@@ -55,6 +55,7 @@ mod status;
 mod streams;
 mod supply;
 mod support;
+mod threats;
 mod tls;
 mod token_algorithms;
 mod token_attacks;
