@@ -47,6 +47,15 @@ pub struct PushReport {
     pub lease: DateTime<Utc>,
 }
 
+/// What a report did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// A server has something else than was known before.
+    pub changed: bool,
+    /// How many accounts were deleted meanwhile: the push may have brought them back.
+    pub gone: i64,
+}
+
 fn keys<'a>(accounts: impl IntoIterator<Item = &'a PublicKey<Account>>) -> Vec<String> {
     accounts.into_iter().map(ToString::to_string).collect()
 }
@@ -97,6 +106,21 @@ again AS (
     INSERT INTO account_pushes (account_key, due_at) SELECT account_key, $3 FROM overtaken WHERE NOT gone
     ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at)
 SELECT count(*) FROM overtaken WHERE gone";
+
+/// How many accounts become due at a time: they are pushed while the next ones are marked.
+const PORTION: i64 = 512;
+
+const MARK: &str = "
+WITH portion AS (
+    SELECT a.account_key FROM accounts a
+    WHERE a.account_key > $2 AND a.state <> 'deleted' AND a.jwt IS NOT NULL AND ($4::text IS NULL OR NOT EXISTS (
+        SELECT FROM account_servers s WHERE s.account_key = a.account_key AND s.server = $4 AND s.server_id = $5
+            AND s.stored >= a.generation))
+    ORDER BY a.account_key LIMIT $3),
+marked AS (
+    INSERT INTO account_pushes (account_key, due_at) SELECT account_key, $1 FROM portion
+    ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at)
+SELECT count(*), max(account_key) FROM portion";
 
 impl Store {
     /// Takes up to `limit` due accounts for `lease` seconds: other replicas leave them alone meanwhile.
@@ -174,16 +198,15 @@ impl Store {
     /// Writes how a push ended: what each server has, and when to look again. An account that became due
     /// for another reason meanwhile stays due. One that got a newer generation becomes due again even
     /// if that was pushed already: ours may have arrived behind it, and servers keep whatever comes last.
-    /// Returns how many were deleted meanwhile: ours may have brought them back.
     pub async fn report_push(
         &self,
         reports: &[PushReport],
         servers: &[AccountServer],
         now: DateTime<Utc>,
-    ) -> Result<i64> {
+    ) -> Result<Reported> {
         // One after the other, and not in one transaction: the first waits for whoever mints these accounts, who waits
         // for the rows of the second. What was written down of the servers alone is pushed once more.
-        sqlx::query(SERVERS)
+        let written = sqlx::query(SERVERS)
             .bind(servers.iter().map(|s| s.account.to_string()).collect::<Vec<_>>())
             .bind(servers.iter().map(|s| s.server.as_str()).collect::<Vec<_>>())
             .bind(servers.iter().map(|s| s.server_id.as_str()).collect::<Vec<_>>())
@@ -193,6 +216,7 @@ impl Store {
             .bind(now)
             .execute(self.pool())
             .await?;
+        let changed = written.rows_affected() > 0;
         let accounts = keys(reports.iter().map(|report| &report.account));
         let held: i64 = sqlx::query_scalar(DONE)
             .bind(&accounts)
@@ -201,45 +225,59 @@ impl Store {
             .fetch_one(self.pool())
             .await?;
         if usize::try_from(held) == Ok(reports.len()) {
-            return Ok(0);
+            return Ok(Reported { changed, gone: 0 });
         }
-        Ok(sqlx::query_scalar(OVERTAKEN)
+        let gone = sqlx::query_scalar(OVERTAKEN)
             .bind(&accounts)
             .bind(reports.iter().map(|report| report.generation).collect::<Vec<_>>())
             .bind(now)
             .fetch_one(self.pool())
-            .await?)
+            .await?;
+        Ok(Reported { changed, gone })
     }
 
     /// A server appeared or came back with a new id: every account is due that it has not acknowledged
-    /// under this id. Returns how many.
-    pub async fn due_for_server(&self, server: &str, server_id: &str, now: DateTime<Utc>) -> Result<u64> {
-        let done = sqlx::query(
-            "INSERT INTO account_pushes (account_key, due_at)
-             SELECT a.account_key, $3 FROM accounts a WHERE a.state <> 'deleted' AND a.jwt IS NOT NULL AND NOT EXISTS (
-                 SELECT 1 FROM account_servers s WHERE s.account_key = a.account_key AND s.server = $1
-                     AND s.server_id = $2 AND s.stored >= a.generation)
-             ORDER BY a.account_key
-             ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at",
-        )
-        .bind(server)
-        .bind(server_id)
-        .bind(now)
-        .execute(self.pool())
-        .await?;
-        Ok(done.rows_affected())
+    /// under this id. Returns how many. `marked` is called after each portion, which may be pushed at once.
+    pub async fn due_for_server(
+        &self,
+        server: &str,
+        server_id: &str,
+        now: DateTime<Utc>,
+        marked: impl Fn() + Send,
+    ) -> Result<i64> {
+        self.mark_due(Some((server, server_id)), now, marked).await
     }
 
-    /// Makes every account due. Returns how many.
-    pub async fn all_due(&self, now: DateTime<Utc>) -> Result<u64> {
-        let done = sqlx::query(
-            "INSERT INTO account_pushes (account_key, due_at)
-             SELECT account_key, $1 FROM accounts WHERE state <> 'deleted' AND jwt IS NOT NULL ORDER BY account_key
-             ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at",
-        )
-        .bind(now)
-        .execute(self.pool())
-        .await?;
-        Ok(done.rows_affected())
+    /// Makes every account due. Returns how many. `marked` is called after each portion, which may be pushed at once.
+    pub async fn all_due(&self, now: DateTime<Utc>, marked: impl Fn() + Send) -> Result<i64> {
+        self.mark_due(None, now, marked).await
+    }
+
+    /// All accounts that are not deleted, or those that a server has not acknowledged under its present id.
+    async fn mark_due(
+        &self,
+        server: Option<(&str, &str)>,
+        now: DateTime<Utc>,
+        marked: impl Fn() + Send,
+    ) -> Result<i64> {
+        let (mut count, mut after) = (0, String::new());
+        loop {
+            let (portion, last): (i64, Option<String>) = sqlx::query_as(MARK)
+                .bind(now)
+                .bind(&after)
+                .bind(PORTION)
+                .bind(server.map(|(name, _)| name))
+                .bind(server.map(|(_, id)| id))
+                .fetch_one(self.pool())
+                .await?;
+            if portion > 0 {
+                marked();
+            }
+            count += portion;
+            match last {
+                Some(last) if portion == PORTION => after = last,
+                _ => return Ok(count),
+            }
+        }
     }
 }

@@ -33,7 +33,7 @@ use crate::{
     resolver::{Effective, EffectiveAnswer, Loaded, PushJob, PushOutcome, Resolver, StoreResult, SystemResolver},
     store::{
         accounts::AccountServer,
-        pushes::{DueAccount, PushReport},
+        pushes::{DueAccount, PushReport, Reported},
     },
 };
 
@@ -41,11 +41,17 @@ use crate::{
 /// ledger's word counts.
 const CLAIM: i64 = 512;
 
+/// The first claim is small, so that pushing begins at once.
+const FIRST: i64 = 64;
+
 /// How many pushes are under way at a time.
 const IN_FLIGHT: usize = 128;
 
-/// For how many pushes at a time it is asked what servers run.
+/// For how many pushes at a time it is asked what servers run, at most.
 const SETTLE: usize = 512;
+
+/// The same towards the end, whenever nothing is being settled: what is left then is little.
+const SETTLE_SOON: usize = 64;
 
 /// So many of them at the same time, before pushing waits.
 const SETTLING: usize = 4;
@@ -113,6 +119,12 @@ impl Settling {
         self.0.push_back((accounts, tokio::spawn(settling)));
     }
 
+    /// So many answers are worth it; at the `end`, when all are claimed, fewer.
+    fn may_begin(&self, answered: usize, end: bool) -> bool {
+        answered >= SETTLE
+            || end && answered >= SETTLE_SOON && self.0.iter().all(|(_, settling)| settling.is_finished())
+    }
+
     /// Waits for the oldest; false: none is under way.
     async fn next(&mut self) -> bool {
         let Some((_, settling)) = self.0.pop_front() else { return false };
@@ -149,11 +161,11 @@ impl Pushes<'_> {
 /// Accounts of one claim, and when it was sent to the ledger.
 type Claimed = JoinHandle<Result<(Vec<DueAccount>, Instant)>>;
 
-fn claim(authority: &Arc<Authority>) -> Claimed {
+fn claim(authority: &Arc<Authority>, limit: i64) -> Claimed {
     let authority = Arc::clone(authority);
     tokio::spawn(async move {
         let asked = Instant::now();
-        Ok((authority.store().claim_due_accounts(CLAIM, LEASE, authority.now()).await?, asked))
+        Ok((authority.store().claim_due_accounts(limit, LEASE, authority.now()).await?, asked))
     })
 }
 
@@ -167,7 +179,8 @@ async fn push_due(
     if !resolver.connection().state().borrow().connected || resolver.registry().expected().is_empty() {
         return Ok(Look::Idle);
     }
-    let (mut next, mut pushes, mut count, mut failed) = (Some(claim(authority)), Pushes::default(), 0, None);
+    let (mut next, mut pushes, mut count, mut failed) = (Some(claim(authority, FIRST)), Pushes::default(), 0, None);
+    let mut limit = FIRST;
     while let Some(claimed) = next.take() {
         let (due, asked) = match claimed.await {
             Ok(Ok(claimed)) => claimed,
@@ -181,26 +194,30 @@ async fn push_due(
             }
         };
         count += due.len();
-        if i64::try_from(due.len()) == Ok(CLAIM) && !stop.is_cancelled() {
-            next = Some(claim(authority));
+        if i64::try_from(due.len()) == Ok(limit) && !stop.is_cancelled() {
+            limit = CLAIM;
+            next = Some(claim(authority, limit));
         }
         let claims = Arc::new(Claims::new(Arc::clone(authority), &due, asked));
         for due in due {
             while !pushes.may_begin(due.account) && pushes.next().await {}
             pushes.accounts.insert(due.account);
             pushes.running.push(Box::pin(push_one(resolver, Arc::clone(&claims), due)));
-            if pushes.answered.len() >= SETTLE {
+            if settling.may_begin(pushes.answered.len(), next.is_none()) {
                 settling.begin(authority, resolver, std::mem::take(&mut pushes.answered)).await;
             }
         }
     }
-    while pushes.next().await {}
+    while pushes.next().await {
+        if settling.may_begin(pushes.answered.len(), true) {
+            settling.begin(authority, resolver, std::mem::take(&mut pushes.answered)).await;
+        }
+    }
     settling.begin(authority, resolver, pushes.answered).await;
     if let Some(error) = failed {
         return Err(error);
     }
     if count > 0 {
-        authority.provision_wanted.notify_one();
         return Ok(Look::Pushed);
     }
     Ok(if authority.store().any_due(authority.now()).await? { Look::Held } else { Look::Idle })
@@ -227,15 +244,21 @@ async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, an
     let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
     // Not written, the accounts stay leased and are pushed again when the lease is over.
     match authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
-        Ok(0) => {}
-        Ok(_) => authority.reconcile_wanted.notify_one(),
+        Ok(Reported { changed, gone }) => {
+            if gone > 0 {
+                authority.reconcile_wanted.notify_one();
+            }
+            // Both look at what servers have; where that is as before, their next tick is soon enough.
+            if changed {
+                authority.clients_wanted.notify_one();
+                authority.provision_wanted.notify_one();
+            }
+        }
         Err(error) => tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded"),
     }
     for report in &reports {
         authority.announce(report.account);
     }
-    authority.clients_wanted.notify_one();
-    authority.provision_wanted.notify_one();
     let again_at = reports.iter().filter_map(|report| report.again_at).min();
     if let Some(again_at) = again_at {
         wake_at(Arc::clone(&authority.push_wanted), again_at, authority.now());
@@ -326,7 +349,9 @@ pub fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnsw
     let answered = outcome.per_server.iter().filter(|answer| answer.result != StoreResult::NoAnswer);
     answered
         .map(|answer| {
-            let runs = effective.iter().find(|e| e.server.name == answer.name).map(|e| &e.effective);
+            // One that restarted in between runs what it has found on its disk, and is asked again.
+            let same = |e: &&EffectiveAnswer| e.server.name == answer.name && e.server.id == answer.id;
+            let runs = effective.iter().find(same).map(|e| &e.effective);
             let (effective, running_error) = match runs {
                 Some(Effective::Running { jwt, .. }) if *jwt != due.jwt => {
                     (Some(due.generation - 1), Some("it runs another JWT than the one it stores".to_owned()))

@@ -85,14 +85,14 @@ impl Ledger for Database {
 
     fn push_unacknowledged<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>> {
         async move {
-            let now = self.authority.now();
-            let due = self.authority.store().due_for_server(&server.name, &server.id, now).await?;
+            let (now, wanted) = (self.authority.now(), &self.authority.push_wanted);
+            let due =
+                self.authority.store().due_for_server(&server.name, &server.id, now, || wanted.notify_one()).await?;
             tracing::info!(
                 server = server.name,
                 accounts = due,
                 "a server that cannot be compared appeared or came back"
             );
-            self.authority.push_wanted.notify_one();
             Ok(())
         }
         .boxed()
