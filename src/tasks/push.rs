@@ -403,3 +403,7 @@ async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccou
     authority.finish_deletion(&slug, due.account).await?;
     Ok(true)
 }
+
+#[cfg(test)]
+#[path = "push_tests.rs"]
+mod tests;
