@@ -171,13 +171,19 @@ impl Store {
             .await?)
     }
 
-    /// A server was found to store exactly what it should: writes so, for every account that is not due,
+    /// A server was found to store exactly what it should: writes so, for every account that is neither due nor in `except`,
     /// where the ledger knew otherwise or knew it of an earlier start of the server. It has loaded none.
-    pub async fn confirm_server(&self, server: &str, server_id: &str, now: DateTime<Utc>) -> Result<u64> {
+    pub async fn confirm_server(
+        &self,
+        server: &str,
+        server_id: &str,
+        except: &[PublicKey<Account>],
+        now: DateTime<Utc>,
+    ) -> Result<u64> {
         let done = sqlx::query(
             "INSERT INTO account_servers AS s (account_key, server, server_id, stored, at)
              SELECT account_key, $1, $2, generation, $3 FROM accounts
-             WHERE state <> 'deleted' AND jwt IS NOT NULL
+             WHERE state <> 'deleted' AND jwt IS NOT NULL AND account_key <> ALL ($4)
                AND NOT EXISTS (SELECT FROM account_pushes p WHERE p.account_key = accounts.account_key)
              ORDER BY account_key
              ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
@@ -187,6 +193,7 @@ impl Store {
         .bind(server)
         .bind(server_id)
         .bind(now)
+        .bind(keys(except))
         .execute(self.pool())
         .await?;
         Ok(done.rows_affected())

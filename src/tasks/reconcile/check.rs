@@ -19,14 +19,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::{StreamExt, stream};
-use sha2::{Digest, Sha256};
 
 use super::ledger::{Hash, Key, Ledger};
+use super::suspect::{Seen, Suspect, seen};
 pub use super::terms::{Findings, Memory, Thoroughness};
 use crate::{
     authority::reconcile::{Action, Copy, Desired, Reason, Repair, asks, decide, decide_all, decide_running},
     error::Result,
-    jwt::envelope::read_unverified,
     resolver::{Effective, Known, Pack, Resolver, ServerRef, xor_hash},
     store::reconcile::Present,
 };
@@ -40,33 +39,6 @@ const IN_FLIGHT: usize = 16;
 /// Accounts in one page, when all are looked up.
 const PAGE: usize = 1024;
 
-/// A text that a server stores or runs.
-#[derive(Debug)]
-enum Seen {
-    Absent,
-    Text { hash: Hash, issuer: Option<String> },
-}
-
-impl Seen {
-    fn of(token: &str) -> Self {
-        let claims = read_unverified(token).ok().map(|token| token.claims);
-        let issuer = claims.and_then(|claims| claims.get("iss")?.as_str().map(str::to_owned));
-        Self::Text { hash: Sha256::digest(token).into(), issuer }
-    }
-
-    fn is(&self, wanted: &Hash) -> bool {
-        matches!(self, Self::Text { hash, .. } if hash == wanted)
-    }
-}
-
-/// One account that may be wrong.
-#[derive(Debug, Default)]
-struct Suspect {
-    present: Option<Present>,
-    stored: Vec<Seen>,
-    runs: Vec<Seen>,
-}
-
 struct Check<'a> {
     ledger: &'a dyn Ledger,
     resolver: &'a dyn Resolver,
@@ -75,6 +47,8 @@ struct Check<'a> {
     servers: Vec<Known>,
     memory: &'a mut Memory,
     findings: Findings,
+    /// Accounts that were not looked at when all were: they are being pushed.
+    moving: Vec<Key>,
 }
 
 /// Compares. Fails when database or servers cannot be asked; then nothing is known.
@@ -85,10 +59,9 @@ pub async fn check(
     memory: &mut Memory,
 ) -> Result<Findings> {
     let servers: Vec<_> = resolver.known().into_iter().filter(|server| server.live).collect();
-    let live = servers.iter().map(reference).collect();
     // One that left and came back, or reloaded, may have missed something.
     memory.confirmed.retain(|name, stamp| servers.iter().any(|s| s.name == *name && s.stamp() == *stamp));
-    let mut check = Check { ledger, resolver, live, servers, memory, findings: Findings::default() };
+    let mut check = Check::new(ledger, resolver, servers, memory);
     if !check.live.is_empty() {
         check.run(thoroughness).await?;
     }
@@ -104,9 +77,8 @@ pub async fn check_some(
     memory: &mut Memory,
 ) -> Result<Findings> {
     let servers: Vec<_> = resolver.known().into_iter().filter(|server| server.live).collect();
-    let live = servers.iter().map(reference).collect();
-    let mut check = Check { ledger, resolver, live, servers, memory, findings: Findings::default() };
-    let mut suspects = check.look_up(accounts).await;
+    let mut check = Check::new(ledger, resolver, servers, memory);
+    let (mut suspects, _) = check.look_up(accounts, 0).await;
     for suspect in suspects.values_mut() {
         suspect.stored.retain(|seen| !matches!(seen, Seen::Absent));
     }
@@ -116,7 +88,12 @@ pub async fn check_some(
     Ok(check.findings)
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    fn new(ledger: &'a dyn Ledger, resolver: &'a dyn Resolver, servers: Vec<Known>, memory: &'a mut Memory) -> Self {
+        let live = servers.iter().map(reference).collect();
+        Self { ledger, resolver, live, servers, memory, findings: Findings::default(), moving: Vec::new() }
+    }
+
     async fn run(&mut self, thoroughness: Thoroughness) -> Result<()> {
         let new = |server: &&Known| !self.memory.confirmed.contains_key(&server.name);
         let (new, others): (Vec<Known>, Vec<Known>) =
@@ -150,7 +127,7 @@ impl Check<'_> {
         let far = self.servers.iter().any(|server| server.may_be_full() && !server.near);
         let size = if far { thoroughness.far_sample } else { thoroughness.sample };
         let all = new.iter().any(|server| !server.near);
-        if self.sample(size, all).await? {
+        if self.sample(size, all, full).await? || self.came_back(&new).await? {
             return Ok(());
         }
         self.memory.repaired.clear();
@@ -194,7 +171,7 @@ impl Check<'_> {
             if self.judge(suspects, |_| false).await? {
                 (right, self.findings.again) = (false, true);
             } else {
-                self.ledger.confirm(&reference(&server)).await?;
+                self.ledger.confirm(&reference(&server), &[]).await?;
                 self.memory.confirmed.insert(server.name.clone(), server.stamp());
             }
         }
@@ -215,8 +192,10 @@ impl Check<'_> {
         }
         for server in new {
             if all_full {
-                self.ledger.confirm(&reference(&server)).await?;
-            } else {
+                self.ledger.confirm(&reference(&server), &self.moving).await?;
+            }
+            // Of what was being pushed, the push may have been over before the server was back.
+            if !all_full || !self.moving.is_empty() {
                 self.ledger.push_unacknowledged(&reference(&server)).await?;
             }
             self.memory.confirmed.insert(server.name.clone(), server.stamp());
@@ -279,15 +258,21 @@ impl Check<'_> {
         Ok(!wrong)
     }
 
-    /// Looks a few accounts up, or all. True: something is wrong, and is being repaired.
-    async fn sample(&mut self, size: usize, all: bool) -> Result<bool> {
+    /// Looks a few accounts up, or all. True: something is wrong, and is being repaired; or all are wanted, and not all of
+    /// the `full` servers that store every account said what they have.
+    async fn sample(&mut self, size: usize, all: bool, full: usize) -> Result<bool> {
         let mut page = self.ledger.present(self.memory.cursor, i64::try_from(size).ok()).await?;
         self.memory.cursor = if page.len() < size { None } else { page.last().map(|(account, _)| *account) };
         let mut whole = false;
+        let mut unheard = false;
         let mut cursor = None;
         loop {
+            if whole {
+                self.moving.extend(page.iter().filter(|(_, present)| present.moving).map(|(account, _)| *account));
+            }
             let looked = page.into_iter().map(|(account, present)| (account, Some(present)));
-            let suspects = self.look_up(looked.collect()).await;
+            let (suspects, heard) = self.look_up(looked.collect(), full).await;
+            unheard |= whole && !heard;
             let missing = suspects.values().any(|suspect| suspect.stored.iter().any(|s| matches!(s, Seen::Absent)));
             if !suspects.is_empty() {
                 self.judge(suspects, |_| true).await?;
@@ -304,23 +289,52 @@ impl Check<'_> {
             page = self.ledger.present(cursor, i64::try_from(PAGE).ok()).await?;
             cursor = if page.len() < PAGE { None } else { page.last().map(|(account, _)| *account) };
         }
-        self.findings.again |= !self.findings.repairs.is_empty();
-        Ok(!self.findings.repairs.is_empty())
+        let unclear = !self.findings.repairs.is_empty() || all && unheard;
+        self.findings.again |= unclear;
+        Ok(unclear)
     }
 
-    /// What the servers store and run of these accounts; only those with something unexpected.
-    async fn look_up(&self, page: Vec<(Key, Option<Present>)>) -> BTreeMap<Key, Suspect> {
+    /// Deleted accounts that a server in another cluster, which is new or came back, still has: LIST crosses gateways.
+    /// True: there are some, and they are deleted again; or it did not say.
+    async fn came_back(&mut self, new: &[Known]) -> Result<bool> {
+        let far: Vec<_> = new.iter().filter(|server| !server.near).map(reference).collect();
+        if far.is_empty() {
+            return Ok(false);
+        }
+        let mut listings = self.resolver.list().await?;
+        let mut listed = HashSet::new();
+        for server in far {
+            let its = listings.iter_mut().find(|listing| listing.server == server);
+            let Some(Ok(accounts)) = its.map(|listing| &mut listing.accounts) else {
+                self.findings.again = true;
+                return Ok(true);
+            };
+            listed.extend(accounts.drain(..));
+        }
+        let deleted = self.ledger.deleted(&listed.into_iter().collect::<Vec<_>>()).await?;
+        let (suspects, _) = self.look_up(deleted.into_iter().map(|account| (account, None)).collect(), 0).await;
+        let wrong = self.judge(suspects, |_| false).await?;
+        self.findings.again |= wrong;
+        Ok(wrong)
+    }
+
+    /// What the servers store and run of these accounts; only those with something unexpected. The flag: of each at least
+    /// `full` servers said what they store, and every live one what it runs.
+    async fn look_up(&self, page: Vec<(Key, Option<Present>)>, full: usize) -> (BTreeMap<Key, Suspect>, bool) {
         let resolver = self.resolver;
         let still = page.into_iter().filter(|(_, present)| present.is_none_or(|present| !present.moving));
         let looks = still.map(|(account, present)| async move {
             let stored = resolver.lookup(account).await.unwrap_or_default();
             let stored: Vec<_> = stored.iter().map(|answer| seen(answer.as_deref())).collect();
-            let runs = resolver.effective(account).await.unwrap_or_default();
+            let runs = resolver.effective(account).await;
+            let all_ran = runs.as_ref().is_ok_and(|runs| runs.iter().all(|a| a.effective != Effective::NoAnswer));
+            let heard = stored.len() >= full && all_ran;
+            let runs = runs.unwrap_or_default();
             let runs = runs.iter().filter_map(|answer| match &answer.effective {
                 Effective::Running { jwt, .. } => Some(Seen::of(jwt)),
                 _ => None,
             });
-            (account, Suspect { present, stored, runs: runs.collect() })
+            (account, Suspect { present, stored, runs: runs.collect() }, heard)
         });
         let looked: Vec<_> = stream::iter(looks).buffer_unordered(IN_FLIGHT).collect().await;
         let unexpected = |suspect: &Suspect| {
@@ -330,7 +344,9 @@ impl Check<'_> {
                 None => seen.any(|seen| !matches!(seen, Seen::Absent)),
             }
         };
-        looked.into_iter().filter(|(_, suspect)| unexpected(suspect)).collect()
+        let heard = looked.iter().all(|(_, _, heard)| *heard);
+        let looked = looked.into_iter().map(|(account, suspect, _)| (account, suspect));
+        (looked.filter(|(_, suspect)| unexpected(suspect)).collect(), heard)
     }
 
     /// Decides about each suspect and carries it out. True: something that is ours is wrong.
@@ -411,8 +427,4 @@ impl Check<'_> {
 
 fn reference(server: &Known) -> ServerRef {
     ServerRef { name: server.name.clone(), id: server.id.clone() }
-}
-
-fn seen(token: Option<&str>) -> Seen {
-    token.map_or(Seen::Absent, Seen::of)
 }

@@ -73,10 +73,10 @@ impl Ledger for Database {
         self.authority.delete_again_request(accounts).boxed()
     }
 
-    fn confirm<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>> {
+    fn confirm<'a>(&'a self, server: &'a ServerRef, except: &'a [Key]) -> BoxFuture<'a, Result<()>> {
         async move {
             let now = self.authority.now();
-            let rows = self.authority.store().confirm_server(&server.name, &server.id, now).await?;
+            let rows = self.authority.store().confirm_server(&server.name, &server.id, except, now).await?;
             tracing::info!(server = server.name, accounts = rows, "the server stores what it should");
             Ok(())
         }

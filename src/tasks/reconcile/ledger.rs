@@ -36,8 +36,8 @@ pub trait Ledger: Send + Sync {
     fn repair<'a>(&'a self, repairs: &'a [Repair]) -> BoxFuture<'a, Result<HashSet<Key>>>;
     /// The request that deletes `accounts` from servers once more.
     fn delete_again<'a>(&'a self, accounts: &'a [Key]) -> BoxFuture<'a, Result<String>>;
-    /// `server` stores exactly what it should.
-    fn confirm<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>>;
+    /// `server` stores exactly what it should, but for what is to be pushed; of `except` nothing is known.
+    fn confirm<'a>(&'a self, server: &'a ServerRef, except: &'a [Key]) -> BoxFuture<'a, Result<()>>;
     /// Nothing can be said of what `server` stores: has every account pushed that it did not acknowledge.
     fn push_unacknowledged<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>>;
 }

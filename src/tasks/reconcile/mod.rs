@@ -8,6 +8,7 @@ pub mod check;
 mod database;
 pub mod ledger;
 pub(super) mod pushed;
+mod suspect;
 mod terms;
 
 use std::{sync::Arc, time::Duration};

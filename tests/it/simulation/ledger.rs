@@ -52,6 +52,8 @@ pub struct Model {
     pub accounts: Mutex<Accounts>,
     pub system: Key,
     pub ours: String,
+    /// What the comparison found right; cleared by whoever looks at it.
+    pub confirmed: Mutex<Vec<ServerRef>>,
 }
 
 impl Model {
@@ -136,8 +138,12 @@ impl Ledger for Model {
         ready(String::new())
     }
 
-    fn confirm<'a>(&'a self, server: &'a ServerRef) -> BoxFuture<'a, Result<()>> {
-        for entry in self.accounts().values_mut().filter(|entry| !entry.due && entry.fate != Fate::Deleted) {
+    fn confirm<'a>(&'a self, server: &'a ServerRef, except: &'a [Key]) -> BoxFuture<'a, Result<()>> {
+        self.confirmed.lock().unwrap().push(server.clone());
+        for (key, entry) in self.accounts().iter_mut() {
+            if entry.due || entry.fate == Fate::Deleted || except.contains(key) {
+                continue;
+            }
             let generation = entry.generation();
             entry.acknowledged.insert(server.name.clone(), (server.id.clone(), generation));
         }

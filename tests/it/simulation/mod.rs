@@ -11,8 +11,10 @@ mod cluster;
 mod driver;
 mod ledger;
 mod real;
+mod schedule;
 
-use driver::{Bug, Event, run, schedule};
+use driver::{Bug, run};
+use schedule::{Disk, Event, schedule};
 
 use crate::support::knobs::number;
 
@@ -64,5 +66,27 @@ fn every_mistake_is_noticed() {
         });
         let (seed, words) = caught.unwrap_or_else(|| panic!("{bug:?} was not noticed"));
         println!("{bug:?}: noticed by schedule {seed}: {words}");
+    }
+}
+
+/// Two nodes; with a seed like these the second is in another cluster.
+fn across_a_gateway(seed: u64, events: &[Event]) {
+    run(3 * seed, 2, events, None).unwrap_or_else(|words| panic!("seed {}: {words}", 3 * seed));
+}
+
+#[test]
+fn a_deleted_account_that_a_far_server_brings_back_is_deleted_again() {
+    let delete = [Event::Delete(0), Event::Push, Event::Crash(1), Event::Start(1, Disk::Backup)];
+    for seed in 1..20 {
+        across_a_gateway(seed, &[&[Event::Change(0), Event::Push, Event::Backup(1)][..], &delete].concat());
+    }
+}
+
+#[test]
+fn a_far_server_is_right_only_where_it_was_heard() {
+    let away = [Event::Change(0), Event::Push, Event::Check, Event::Cut(1), Event::Change(0), Event::Push];
+    let back = [Event::Check, Event::Lossy(true), Event::Heal(1), Event::Check, Event::Check, Event::Check];
+    for seed in 1..200 {
+        across_a_gateway(seed, &[&away[..], &back].concat());
     }
 }

@@ -1,0 +1,37 @@
+//! What servers store and run of an account that may be wrong. Nothing here asks anybody.
+
+use sha2::{Digest, Sha256};
+
+use super::ledger::Hash;
+use crate::{jwt::envelope::read_unverified, store::reconcile::Present};
+
+/// A text that a server stores or runs.
+#[derive(Debug)]
+pub(super) enum Seen {
+    Absent,
+    Text { hash: Hash, issuer: Option<String> },
+}
+
+impl Seen {
+    pub(super) fn of(token: &str) -> Self {
+        let claims = read_unverified(token).ok().map(|token| token.claims);
+        let issuer = claims.and_then(|claims| claims.get("iss")?.as_str().map(str::to_owned));
+        Self::Text { hash: Sha256::digest(token).into(), issuer }
+    }
+
+    pub(super) fn is(&self, wanted: &Hash) -> bool {
+        matches!(self, Self::Text { hash, .. } if hash == wanted)
+    }
+}
+
+/// One account that may be wrong.
+#[derive(Debug, Default)]
+pub(super) struct Suspect {
+    pub(super) present: Option<Present>,
+    pub(super) stored: Vec<Seen>,
+    pub(super) runs: Vec<Seen>,
+}
+
+pub(super) fn seen(token: Option<&str>) -> Seen {
+    token.map_or(Seen::Absent, Seen::of)
+}
