@@ -99,7 +99,7 @@ pub struct RawAccess {
 pub struct RawDatabase {
     /// File that holds the `postgres://` URL.
     pub url_file: Option<PathBuf>,
-    /// Most connections.
+    /// Most connections for requests and tasks; three more are for pushing and for probes.
     pub max_connections: Option<u32>,
 }
 
@@ -206,7 +206,7 @@ pub struct Config {
     pub certificates: Certificates,
     /// Postgres.
     pub database_url: SecretString,
-    /// Most connections to Postgres.
+    /// Most connections to Postgres for requests and tasks.
     pub max_connections: u32,
     /// nats-servers.
     pub nats_urls: Vec<String>,

@@ -49,6 +49,9 @@ static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 /// How long a connection may rest before it is tried again.
 const RESTED: Duration = Duration::from_millis(500);
 
+/// Connections for pushing: one claims while the other records.
+const PUSHES: u32 = 2;
+
 /// How long a transaction may do nothing. None of ours waits for anything but the database, so one that
 /// does belongs to a process that hangs, and its locks would hold up everybody else.
 const IDLE: &str = "SET idle_in_transaction_session_timeout = '5s'";
@@ -66,40 +69,26 @@ pub struct Store {
     /// One connection for the question whether the database answers: requests that wait for one of the others
     /// say nothing about the database.
     probe: PgPool,
+    /// For what is done again and again with each push: it finds its statements prepared, and neither waits for
+    /// requests nor keeps them waiting.
+    pushes: PgPool,
 }
 
 impl Store {
-    /// Connects; fails when the database does not answer within `timeout`.
+    /// Connects, with up to `max_connections` for requests and three more; fails when the database does not answer
+    /// within `timeout`.
     pub async fn connect(url: &SecretString, max_connections: u32, timeout: Duration) -> Result<Self> {
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(timeout)
-            // One round trip less for each request under load; a connection that has rested may be
-            // one to a Postgres that was restarted meanwhile.
-            .test_before_acquire(false)
-            .after_connect(|connection, _| {
-                Box::pin(async move { sqlx::query(IDLE).execute(connection).await.map(drop) })
-            })
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for < RESTED {
-                        return Ok(true);
-                    }
-                    Ok(connection.ping().await.is_ok())
-                })
-            })
-            .connect(url.expose_secret())
-            .await
-            .map_err(|error| {
-                Error::unavailable(
-                    "database-unreachable",
-                    "the database cannot be reached; check database.url_file and that Postgres is running",
-                )
-                .with_source(error)
-            })?;
+        let pool = options(max_connections, timeout).connect(url.expose_secret()).await.map_err(|error| {
+            Error::unavailable(
+                "database-unreachable",
+                "the database cannot be reached; check database.url_file and that Postgres is running",
+            )
+            .with_source(error)
+        })?;
+        let pushes = options(PUSHES, timeout).connect_lazy(url.expose_secret())?;
         let probe =
             PgPoolOptions::new().max_connections(1).acquire_timeout(timeout).connect_lazy(url.expose_secret())?;
-        Ok(Self { pool, probe })
+        Ok(Self { pool, probe, pushes })
     }
 
     /// Applies the migrations that are missing.
@@ -126,12 +115,35 @@ impl Store {
     /// Waits for open connections to finish and closes them.
     pub async fn close(&self) {
         self.pool.close().await;
+        self.pushes.close().await;
         self.probe.close().await;
     }
 
     pub(self) fn pool(&self) -> &PgPool {
         &self.pool
     }
+
+    pub(self) fn pushes(&self) -> &PgPool {
+        &self.pushes
+    }
+}
+
+fn options(max_connections: u32, timeout: Duration) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(timeout)
+        // One round trip less for each request under load; a connection that has rested may be
+        // one to a Postgres that was restarted meanwhile.
+        .test_before_acquire(false)
+        .after_connect(|connection, _| Box::pin(async move { sqlx::query(IDLE).execute(connection).await.map(drop) }))
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for < RESTED {
+                    return Ok(true);
+                }
+                Ok(connection.ping().await.is_ok())
+            })
+        })
 }
 
 impl From<sqlx::Error> for Error {

@@ -60,24 +60,27 @@ fn keys<'a>(accounts: impl IntoIterator<Item = &'a PublicKey<Account>>) -> Vec<S
     accounts.into_iter().map(ToString::to_string).collect()
 }
 
+/// By `ctid`, which stays as it is while the row is locked: a join by key would read all that are due for each claim.
 const CLAIM: &str = "
-WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
-due AS MATERIALIZED (
-    SELECT account_key FROM account_pushes WHERE due_at <= $3 ORDER BY due_at
-    LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)
+WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 UPDATE account_pushes p SET due_at = $3 + make_interval(secs => $2), attempts = p.attempts + 1
-FROM soon, due JOIN accounts a ON a.account_key = due.account_key AND a.jwt IS NOT NULL
-WHERE p.account_key = due.account_key
+FROM soon, accounts a
+WHERE p.ctid = ANY (ARRAY(
+        SELECT ctid FROM account_pushes WHERE due_at <= $3 ORDER BY due_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))
+    AND a.account_key = p.account_key AND a.jwt IS NOT NULL
 RETURNING a.account_key, a.generation, a.jwt, a.state, p.attempts, p.rewrite, p.due_at";
 
 /// Rows that say the same already are not written. (The second comparison is for two who report at the same time.)
+/// `OFFSET 0` has each row looked up in the index: as a join, the planner reads the whole table for a few hundred.
 const SERVERS: &str = "
 WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 INSERT INTO account_servers AS s (account_key, server, server_id, stored, effective, error, at)
 SELECT n.*, $7 FROM soon, UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
     AS n(account_key, server, server_id, stored, effective, error)
-LEFT JOIN account_servers o ON o.account_key = n.account_key AND o.server = n.server
-WHERE (o.server_id, o.stored, o.effective, o.error) IS DISTINCT FROM (n.server_id, n.stored, n.effective, n.error)
+WHERE NOT EXISTS (
+    SELECT FROM account_servers o WHERE o.account_key = n.account_key AND o.server = n.server
+        AND (o.server_id, o.stored, o.effective, o.error) IS NOT DISTINCT FROM (n.server_id, n.stored, n.effective, n.error)
+    OFFSET 0)
 ORDER BY 1, 2
 ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
     stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
@@ -85,7 +88,8 @@ ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
 WHERE (s.server_id, s.stored, s.effective, s.error)
     IS DISTINCT FROM (excluded.server_id, excluded.stored, excluded.effective, excluded.error)";
 
-/// Whoever mints an account ends its claim: where the claim stands, what was pushed is its present generation.
+/// Whoever mints an account ends its claim: where the claim stands, what was pushed is its present generation. (`ARRAY`,
+/// for else the planner reads all that are due.)
 const DONE: &str = "
 WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
 r AS MATERIALIZED (SELECT * FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[]) AS r(account_key, lease, again_at)),
@@ -94,7 +98,8 @@ settled AS (
     WHERE p.account_key = r.account_key AND p.due_at = r.lease AND r.again_at IS NULL RETURNING 1),
 later AS (
     UPDATE account_pushes p SET due_at = r.again_at FROM soon, r
-    WHERE p.account_key = r.account_key AND p.due_at = r.lease AND r.again_at IS NOT NULL RETURNING 1)
+    WHERE p.account_key = ANY (ARRAY(SELECT account_key FROM r WHERE again_at IS NOT NULL))
+        AND p.account_key = r.account_key AND p.due_at = r.lease RETURNING 1)
 SELECT (SELECT count(*) FROM settled) + (SELECT count(*) FROM later)";
 
 const OVERTAKEN: &str = "
@@ -110,9 +115,11 @@ SELECT count(*) FROM overtaken WHERE gone";
 /// How many accounts become due at a time: they are pushed while the next ones are marked.
 const PORTION: i64 = 512;
 
+/// The pushes of a portion begin before it is on the disk: to push what need not be pushed does no harm.
 const MARK: &str = "
-WITH portion AS (
-    SELECT a.account_key FROM accounts a
+WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+portion AS (
+    SELECT a.account_key FROM soon, accounts a
     WHERE a.account_key > $2 AND a.state <> 'deleted' AND a.jwt IS NOT NULL AND ($4::text IS NULL OR NOT EXISTS (
         SELECT FROM account_servers s WHERE s.account_key = a.account_key AND s.server = $4 AND s.server_id = $5
             AND s.stored >= a.generation))
@@ -122,6 +129,9 @@ marked AS (
     ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at)
 SELECT count(*), max(account_key) FROM portion";
 
+/// Writes nothing but the log, and so has everything on the disk that was committed before.
+const DURABLE: &str = "SELECT pg_logical_emit_message(true, 'nats-authority', 'due')";
+
 impl Store {
     /// Takes up to `limit` due accounts for `lease` seconds: other replicas leave them alone meanwhile.
     pub async fn claim_due_accounts(&self, limit: i64, lease: i64, now: DateTime<Utc>) -> Result<Vec<DueAccount>> {
@@ -129,7 +139,7 @@ impl Store {
             .bind(limit)
             .bind(f64::from(i32::try_from(lease).unwrap_or(i32::MAX)))
             .bind(now)
-            .fetch_all(self.pool())
+            .fetch_all(self.pushes())
             .await?;
         let (mut due, mut gone) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in &rows {
@@ -152,7 +162,7 @@ impl Store {
         if !gone.is_empty() {
             sqlx::query("DELETE FROM account_pushes WHERE account_key = ANY($1)")
                 .bind(gone)
-                .execute(self.pool())
+                .execute(self.pushes())
                 .await?;
         }
         Ok(due)
@@ -175,7 +185,7 @@ impl Store {
         .bind(keys(accounts))
         .bind(lease)
         .bind(until)
-        .fetch_all(self.pool())
+        .fetch_all(self.pushes())
         .await?;
         // As the database rounds it, so that it can be compared.
         let until = held.first().map_or(until, |(_, until)| *until);
@@ -190,7 +200,7 @@ impl Store {
              ORDER BY p.due_at LIMIT 1",
         )
         .bind(now)
-        .fetch_optional(self.pool())
+        .fetch_optional(self.pushes())
         .await?;
         Ok(due.is_some())
     }
@@ -214,7 +224,7 @@ impl Store {
             .bind(servers.iter().map(|s| s.effective).collect::<Vec<_>>())
             .bind(servers.iter().map(|s| s.error.as_deref()).collect::<Vec<_>>())
             .bind(now)
-            .execute(self.pool())
+            .execute(self.pushes())
             .await?;
         let changed = written.rows_affected() > 0;
         let accounts = keys(reports.iter().map(|report| &report.account));
@@ -222,7 +232,7 @@ impl Store {
             .bind(&accounts)
             .bind(reports.iter().map(|report| report.lease).collect::<Vec<_>>())
             .bind(reports.iter().map(|report| report.again_at).collect::<Vec<_>>())
-            .fetch_one(self.pool())
+            .fetch_one(self.pushes())
             .await?;
         if usize::try_from(held) == Ok(reports.len()) {
             return Ok(Reported { changed, gone: 0 });
@@ -231,7 +241,7 @@ impl Store {
             .bind(&accounts)
             .bind(reports.iter().map(|report| report.generation).collect::<Vec<_>>())
             .bind(now)
-            .fetch_one(self.pool())
+            .fetch_one(self.pushes())
             .await?;
         Ok(Reported { changed, gone })
     }
@@ -268,7 +278,7 @@ impl Store {
                 .bind(PORTION)
                 .bind(server.map(|(name, _)| name))
                 .bind(server.map(|(_, id)| id))
-                .fetch_one(self.pool())
+                .fetch_one(self.pushes())
                 .await?;
             if portion > 0 {
                 marked();
@@ -276,8 +286,12 @@ impl Store {
             count += portion;
             match last {
                 Some(last) if portion == PORTION => after = last,
-                _ => return Ok(count),
+                _ => break,
             }
         }
+        if count > 0 {
+            sqlx::query(DURABLE).execute(self.pushes()).await?;
+        }
+        Ok(count)
     }
 }

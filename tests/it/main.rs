@@ -36,6 +36,7 @@ mod policy_diff;
 mod policy_reload;
 mod policy_signal;
 mod preview;
+mod pushes;
 mod reconcile;
 mod remote;
 mod renew_command;
