@@ -1,12 +1,16 @@
 //! Pushing every account, beside a bare loop over the same JWTs with as many in flight.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::StreamExt;
+use nats_authority::nkey::{Account, PublicKey};
 use sqlx::{Connection, PgConnection};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{cpu::Cpu, deployment::Deployment, report::Report};
 
@@ -17,6 +21,9 @@ const IN_FLIGHT: usize = 128;
 const PUSHES: usize = 10_000;
 const ROUNDS: usize = 3;
 
+/// So long nothing happens at all only when something is wrong.
+const LONG: Duration = Duration::from_mins(2);
+
 /// Pushes every account that there is, about `size`, beside the bare loop.
 pub async fn run(report: &mut Report, deployment: &Deployment, size: usize) -> Result<()> {
     settled(deployment).await?;
@@ -26,6 +33,7 @@ pub async fn run(report: &mut Report, deployment: &Deployment, size: usize) -> R
             .fetch_all(&mut connection)
             .await?;
     let count = accounts.len();
+    let keys: HashSet<PublicKey<Account>> = accounts.iter().map(|(key, _)| key.parse()).collect::<Result<_, _>>()?;
     let (mut ours, mut limit) = (0.0, 0.0);
     let (mut our_cpu, mut limit_cpu) = (Cpu::default(), Cpu::default());
     let rounds = (PUSHES / size).clamp(ROUNDS, 20);
@@ -36,7 +44,16 @@ pub async fn run(report: &mut Report, deployment: &Deployment, size: usize) -> R
         limit_cpu.add(before, between);
         let started = Instant::now();
         let authority = &deployment.service.authority;
+        let mut progress = authority.progress();
         authority.store().all_due(authority.now(), || authority.push_wanted.notify_one()).await?;
+        let mut left: HashSet<_> = keys.clone();
+        // As whoever waits for an account learns of it; having missed some, it remains to ask the ledger.
+        while !left.is_empty() {
+            match timeout(LONG, progress.recv()).await? {
+                Ok(account) => _ = left.remove(&account),
+                Err(_) => break,
+            }
+        }
         settled_by(&mut connection).await?;
         ours += rate(count, started);
         our_cpu.add(between, Cpu::now(deployment)?);
@@ -110,7 +127,7 @@ pub async fn settled(deployment: &Deployment) -> Result<()> {
 /// The same over a connection that there is: to open one takes as long as pushing thirty accounts. Asks an index: to
 /// count all accounts again and again would load what is measured.
 async fn settled_by(connection: &mut PgConnection) -> Result<()> {
-    let end = tokio::time::Instant::now() + Duration::from_mins(2);
+    let end = tokio::time::Instant::now() + LONG;
     let due = "SELECT due_at IS NOT NULL FROM account_pushes ORDER BY due_at LIMIT 1";
     while sqlx::query_scalar::<_, bool>(due).fetch_optional(&mut *connection).await?.is_some() {
         ensure!(tokio::time::Instant::now() < end, "accounts are still due");
