@@ -6,7 +6,7 @@
 //
 // Environment: TOKEN; CHROMIUM, where the one from npm does not run (it is for Linux on x86_64); PICTURE, a file
 // for what it saw last.
-import { mkdirSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 import puppeteer from "puppeteer-core";
@@ -25,7 +25,13 @@ async function executable() {
   if (process.env.CHROMIUM) return process.env.CHROMIUM;
   // With this it also brings the libraries that Chromium needs and a bare machine lacks.
   process.env.AWS_LAMBDA_JS_RUNTIME = "nodejs20.x";
-  return (await import("@sparticuz/chromium")).default.executablePath();
+  const path = await (await import("@sparticuz/chromium")).default.executablePath();
+  // It has its fonts looked for in /tmp, wherever it is unpacked, and without any it crashes.
+  const fonts = `${process.env.TMPDIR}/fonts`;
+  process.env.FONTCONFIG_FILE = `${fonts}/here.conf`;
+  const config = `<fontconfig><dir>${fonts}</dir><cachedir>${fonts}/cache</cachedir></fontconfig>`;
+  writeFileSync(process.env.FONTCONFIG_FILE, `<?xml version="1.0"?>${config}`);
+  return path;
 }
 
 const browser = await puppeteer.launch({
