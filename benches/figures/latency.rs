@@ -43,6 +43,7 @@ pub async fn onboard(report: &mut Report, deployment: &Deployment, count: usize,
         // Stream and bucket are made behind the answer; the next one is measured on a quiet cluster.
         http.send("PUT", &format!("/api/v1/orgs/{slug}/envs/prod"), "", "Prefer: wait=20\r\n").await?;
     }
+    slowest(with, &ours);
     ours.sort_by(f64::total_cmp);
     bare.sort_by(f64::total_cmp);
     for (name, share, reach) in [("p50", 0.5, 25.0), ("p99", 0.99, 100.0)] {
@@ -57,6 +58,14 @@ pub async fn onboard(report: &mut Report, deployment: &Deployment, count: usize,
         );
     }
     Ok(())
+}
+
+/// When the slowest were: at the beginning, say, or one after the other.
+fn slowest(with: &str, times: &[f64]) {
+    let mut slowest: Vec<_> = times.iter().enumerate().collect();
+    slowest.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    let slowest: Vec<_> = slowest.iter().take(5).map(|(number, time)| format!("{time:.1} ms the {number}.")).collect();
+    println!("slowest onboardings{with}: {}", slowest.join(", "));
 }
 
 pub async fn revoke(report: &mut Report, deployment: &Deployment) -> Result<()> {

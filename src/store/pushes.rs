@@ -115,6 +115,9 @@ SELECT count(*) FROM overtaken WHERE gone";
 /// How many accounts become due at a time: they are pushed while the next ones are marked.
 const PORTION: i64 = 512;
 
+/// The first portion is small, so that pushing begins at once.
+const FIRST_PORTION: i64 = 16;
+
 /// The pushes of a portion begin before it is on the disk: to push what need not be pushed does no harm.
 const MARK: &str = "
 WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
@@ -270,12 +273,12 @@ impl Store {
         now: DateTime<Utc>,
         marked: impl Fn() + Send,
     ) -> Result<i64> {
-        let (mut count, mut after) = (0, String::new());
+        let (mut count, mut after, mut limit) = (0, String::new(), FIRST_PORTION);
         loop {
             let (portion, last): (i64, Option<String>) = sqlx::query_as(MARK)
                 .bind(now)
                 .bind(&after)
-                .bind(PORTION)
+                .bind(limit)
                 .bind(server.map(|(name, _)| name))
                 .bind(server.map(|(_, id)| id))
                 .fetch_one(self.pushes())
@@ -285,7 +288,7 @@ impl Store {
             }
             count += portion;
             match last {
-                Some(last) if portion == PORTION => after = last,
+                Some(last) if portion == limit => (after, limit) = (last, PORTION),
                 _ => break,
             }
         }

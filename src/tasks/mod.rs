@@ -16,11 +16,12 @@ mod platform;
 mod policies;
 mod provision;
 mod publish_audit;
-pub mod push;
+mod push;
 pub mod reconcile;
 mod renew;
 mod restore;
 mod rotate;
+pub mod settle;
 mod stayed;
 mod watch;
 

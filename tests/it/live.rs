@@ -7,7 +7,7 @@ use futures::StreamExt;
 use nats_authority::{
     authority::requests::Reason,
     model::{OrgSlug, OrgState, view::Convergence},
-    resolver::Resolver,
+    resolver::{Resolver, Timing},
 };
 
 use crate::support::stack::{Stack, eventually};
@@ -141,4 +141,30 @@ async fn a_killed_server_is_named_and_caught_up() {
     stack.cluster.start_server(2).await.unwrap();
     let view = stack.converged("acme").await;
     assert!(view.resolver.servers.iter().all(|server| server.stored == 1 && server.live));
+}
+
+/// A push waits some seconds for a server that hangs. What is to be pushed after it does not: the servers that answer
+/// close a revoked user's connection at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_does_not_wait_behind_a_push_to_a_server_that_hangs() {
+    let mut stack = Stack::start(3).await;
+    stack.onboard("acme", &["prod"]).await;
+    stack.converged("acme").await;
+    let issued = stack.issue("acme", "prod", "publisher").await;
+    let closed = closed_event(&stack, &issued).await;
+    let link = stack.resolver.connection().link().unwrap();
+    let ours = link.client().server_info().server_name;
+    let hanging = [1, 2].into_iter().find(|index| format!("n{}", index + 1) != ours).unwrap();
+    let mut updates = link.client().subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE").await.unwrap();
+    link.client().flush().await.unwrap();
+    stack.cluster.signal_server(hanging, nats_authority::dev::process::Signal::STOP).unwrap();
+    stack.onboard("other", &[]).await;
+    updates.next().await.unwrap();
+    let pushed = tokio::time::Instant::now();
+    stack.authority.revoke(&stack.actor, issued.credential.id, Reason::default()).await.unwrap();
+    closed.await.unwrap();
+    let waited = pushed.elapsed();
+    stack.cluster.signal_server(hanging, nats_authority::dev::process::Signal::CONT).unwrap();
+    assert!(waited < Timing::default().answer * 3 / 4, "closed only after {waited:?}");
+    stack.converged("acme").await;
 }

@@ -16,8 +16,8 @@ use nats_authority::{
     resolver::{PushJob, Resolver, ServerRef, StoreResult},
     store::pushes::DueAccount,
     tasks::{
-        push::{is_settled, judge},
         reconcile::check::{Memory, Thoroughness, check},
+        settle::{is_settled, judge},
     },
 };
 

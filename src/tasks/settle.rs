@@ -1,0 +1,248 @@
+//! Asks servers what they run of what was pushed, and writes down what each has.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, stream};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use super::{TICK, backoff};
+use crate::{
+    authority::Authority,
+    error::Result,
+    model::view::ResolverType,
+    nkey::{Account, PublicKey},
+    resolver::{Effective, EffectiveAnswer, Loaded, PushOutcome, Resolver, StoreResult, SystemResolver},
+    store::{
+        accounts::AccountServer,
+        pushes::{DueAccount, PushReport, Reported},
+    },
+};
+
+/// For so many answers it is worth asking what servers run while more are to be pushed.
+const ENOUGH: usize = 512;
+
+/// So many times at the same time, before pushing waits.
+const SETTLING: usize = 4;
+
+/// For so many accounts at a time servers are asked.
+const ASKING: usize = 128;
+
+/// Up to so many accounts are asked for one by one what servers run; for more, servers are first
+/// asked which of all they have loaded.
+const FEW: usize = 16;
+
+/// An account and what the servers answered to its JWT.
+pub(super) type Answered = (DueAccount, PushOutcome);
+
+/// One pushed account and what each server has of it.
+type Pushed = (PushReport, Vec<AccountServer>);
+
+/// Servers are asked what they run, and it is written down, while the next accounts are pushed. Of one account the
+/// older generation is written down first.
+#[derive(Default)]
+pub(super) struct Settling(VecDeque<(HashSet<PublicKey<Account>>, JoinHandle<()>)>);
+
+impl Settling {
+    /// Begins with what was `answered`, except that of an account that was pushed twice the newer push stays there.
+    pub(super) async fn begin(
+        &mut self,
+        authority: &Arc<Authority>,
+        resolver: &Arc<SystemResolver>,
+        answered: &mut Vec<Answered>,
+    ) {
+        let mut accounts = HashSet::with_capacity(answered.len());
+        let (first, again) = answered.drain(..).partition(|(due, _)| accounts.insert(due.account));
+        *answered = again;
+        while self.0.len() >= SETTLING || self.0.iter().any(|(before, _)| !before.is_disjoint(&accounts)) {
+            self.next().await;
+        }
+        let settling = settle_all(Arc::clone(authority), Arc::clone(resolver), first);
+        self.0.push_back((accounts, tokio::spawn(settling)));
+    }
+
+    /// Whether it is time: there are enough answers; or all are claimed (`end`), nothing is being settled, and no more
+    /// than have answered are still `running`, so that what is left at last is little.
+    pub(super) fn may_begin(&self, answered: usize, running: usize, end: bool) -> bool {
+        answered >= ENOUGH || end && answered > 0 && answered >= running && !self.is_busy()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.iter().any(|(_, settling)| !settling.is_finished())
+    }
+
+    /// Waits for the oldest; false: none is under way.
+    pub(super) async fn next(&mut self) -> bool {
+        // It stays until it is over: whoever waits may stop waiting.
+        let Some((_, settling)) = self.0.front_mut() else { return false };
+        if settling.await.is_err() {
+            tracing::error!("settling a push panicked");
+        }
+        self.0.pop_front();
+        true
+    }
+}
+
+/// Asks what servers run of what was pushed, and writes it down.
+async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, answered: Vec<Answered>) {
+    let (authority, resolver) = (authority.as_ref(), resolver.as_ref());
+    let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
+    // Asked after the push: a server that loads an account from now on loads the new JWT.
+    let loaded = if answered.len() > FEW { resolver.loaded().await.ok() } else { None };
+    let checks = stream::iter(answered).map(|(due, outcome)| {
+        let live = &live;
+        let known = loaded.as_deref().and_then(|loaded| not_loaded(loaded, due.account));
+        async move {
+            let effective = match known {
+                Some(nowhere) => nowhere,
+                None => resolver.effective(due.account).await.unwrap_or_default(),
+            };
+            settle(authority, resolver, due, &outcome, &effective, live).await
+        }
+    });
+    let pushed: Vec<Pushed> = checks.buffer_unordered(ASKING).collect().await;
+    let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
+    // Not written, the accounts stay leased and are pushed again when the lease is over.
+    match authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
+        Ok(Reported { changed, gone }) => {
+            if gone > 0 {
+                authority.reconcile_wanted.notify_one();
+            }
+            // Both look at what servers have; where that is as before, their next tick is soon enough.
+            if changed {
+                authority.clients_wanted.notify_one();
+                authority.provision_wanted.notify_one();
+            }
+        }
+        Err(error) => tracing::warn!(%error, cause = error.internal_report(), "a push could not be recorded"),
+    }
+    for report in &reports {
+        authority.announce(report.account);
+    }
+    let again_at = reports.iter().filter_map(|report| report.again_at).min();
+    if let Some(again_at) = again_at {
+        wake_at(Arc::clone(&authority.push_wanted), again_at, authority.now());
+    }
+}
+
+/// What is to be pushed again is so as soon as its pause is over, and not with the next tick.
+fn wake_at(wanted: Arc<Notify>, at: DateTime<Utc>, now: DateTime<Utc>) {
+    let pause = (at - now).to_std().unwrap_or_default();
+    if pause < TICK {
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            wanted.notify_one();
+        });
+    }
+}
+
+/// What ACCOUNTZ would say of an account that no server has loaded; none: some have, or did not say.
+fn not_loaded(loaded: &[Loaded], account: PublicKey<Account>) -> Option<Vec<EffectiveAnswer>> {
+    let answer = |server: &Loaded| {
+        let accounts = server.accounts.as_ref()?;
+        let effective = Effective::NotLoaded;
+        (!accounts.contains(&account)).then(|| EffectiveAnswer { server: server.server.clone(), effective })
+    };
+    loaded.iter().map(answer).collect()
+}
+
+async fn settle(
+    authority: &Authority,
+    resolver: &SystemResolver,
+    due: DueAccount,
+    outcome: &PushOutcome,
+    effective: &[EffectiveAnswer],
+    live: &[String],
+) -> Pushed {
+    let servers = judge(&due, outcome, effective);
+    let mut settled = is_settled(&servers, live);
+    if due.tombstone {
+        // A server that is away would bring the account back to the others; not so one that stores nothing.
+        let standing = authority.standing();
+        let mut storing = standing.servers.iter().filter(|server| server.told.resolver != Some(ResolverType::Url));
+        settled &= storing.all(|server| live.contains(&server.row.name));
+    }
+    if settled && due.tombstone {
+        let storing = resolver.known().into_iter().filter(|server| server.live && server.may_store());
+        let storing: Vec<_> = storing.map(|server| server.name).collect();
+        match delete(authority, resolver, &due, &storing).await {
+            Ok(gone) => settled = gone,
+            Err(error) => {
+                tracing::warn!(%error, cause = error.internal_report(), account = %due.account, "delete");
+                settled = false;
+            }
+        }
+    }
+    for server in servers.iter().filter(|server| server.error.is_some()) {
+        tracing::warn!(account = %due.account, server = server.server, error = server.error, "not converged");
+    }
+    let again_at = (!settled).then(|| authority.now() + backoff(due.attempts));
+    (PushReport { account: due.account, generation: due.generation, again_at, lease: due.lease }, servers)
+}
+
+/// What each server that answered has of the account.
+pub fn judge(due: &DueAccount, outcome: &PushOutcome, effective: &[EffectiveAnswer]) -> Vec<AccountServer> {
+    let answered = outcome.per_server.iter().filter(|answer| answer.result != StoreResult::NoAnswer);
+    answered
+        .map(|answer| {
+            // One that restarted in between runs what it has found on its disk, and is asked again.
+            let same = |e: &&EffectiveAnswer| e.server.name == answer.name && e.server.id == answer.id;
+            let runs = effective.iter().find(same).map(|e| &e.effective);
+            let (effective, running_error) = match runs {
+                Some(Effective::Running { jwt, .. }) if *jwt != due.jwt => {
+                    (Some(due.generation - 1), Some("it runs another JWT than the one it stores".to_owned()))
+                }
+                Some(Effective::Running { complete: false, .. }) => (
+                    Some(due.generation),
+                    Some("the account is incomplete: an import is unresolved or JetStream has no room".to_owned()),
+                ),
+                Some(Effective::Running { .. }) => (Some(due.generation), None),
+                Some(Effective::NotLoaded) => (None, None),
+                Some(Effective::Failed(words)) => (None, Some(words.clone())),
+                Some(Effective::NoAnswer) | None => (None, Some("it did not say what it runs".to_owned())),
+            };
+            let (stored, error) = match &answer.result {
+                StoreResult::Refused(words) => (0, Some(words.clone())),
+                _ => (due.generation, running_error),
+            };
+            AccountServer {
+                account: due.account,
+                server: answer.name.clone(),
+                server_id: answer.id.clone(),
+                stored,
+                effective,
+                error,
+            }
+        })
+        .collect()
+}
+
+/// Every live server has it. A server that is not live is not waited for: when it comes back the
+/// account becomes due again.
+pub fn is_settled(servers: &[AccountServer], live: &[String]) -> bool {
+    let has_it = |name: &String| servers.iter().any(|server| server.server == *name && server.error.is_none());
+    !live.is_empty() && live.iter().all(has_it)
+}
+
+/// The end of the deletion saga: free the data if asked, delete on every server, say so.
+async fn delete(authority: &Authority, resolver: &SystemResolver, due: &DueAccount, live: &[String]) -> Result<bool> {
+    let Some((slug, purge)) = authority.store().wants_purge(due.account).await? else { return Ok(true) };
+    if purge {
+        resolver.purge(due.account).await?;
+    }
+    let request = authority.deletion_request(&slug, due.account).await?;
+    let outcome = resolver.delete(vec![due.account], request).await;
+    let done: Vec<_> = outcome.per_server.iter().filter(|answer| answer.is_done()).map(|answer| &answer.name).collect();
+    if !live.iter().all(|server| done.contains(&server)) {
+        return Ok(false);
+    }
+    authority.finish_deletion(&slug, due.account).await?;
+    Ok(true)
+}
+
+#[cfg(test)]
+#[path = "settle_tests.rs"]
+mod tests;
