@@ -115,9 +115,6 @@ SELECT count(*) FROM overtaken WHERE gone";
 /// How many accounts become due at a time: they are pushed while the next ones are marked.
 const PORTION: i64 = 512;
 
-/// The first portion is small, so that pushing begins at once.
-const FIRST_PORTION: i64 = 16;
-
 /// The pushes of a portion begin before it is on the disk: to push what need not be pushed does no harm.
 const MARK: &str = "
 WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
@@ -273,12 +270,12 @@ impl Store {
         now: DateTime<Utc>,
         marked: impl Fn() + Send,
     ) -> Result<i64> {
-        let (mut count, mut after, mut limit) = (0, String::new(), FIRST_PORTION);
+        let (mut count, mut after) = (0, String::new());
         loop {
             let (portion, last): (i64, Option<String>) = sqlx::query_as(MARK)
                 .bind(now)
                 .bind(&after)
-                .bind(limit)
+                .bind(PORTION)
                 .bind(server.map(|(name, _)| name))
                 .bind(server.map(|(_, id)| id))
                 .fetch_one(self.pushes())
@@ -288,7 +285,7 @@ impl Store {
             }
             count += portion;
             match last {
-                Some(last) if portion == limit => (after, limit) = (last, PORTION),
+                Some(last) if portion == PORTION => after = last,
                 _ => break,
             }
         }

@@ -34,10 +34,14 @@ use crate::{
 const CLAIM: usize = 512;
 
 /// The first claim is small, so that pushing begins at once.
-const FIRST: usize = 16;
+const FIRST: usize = 64;
 
 /// How many pushes are under way at a time.
 const IN_FLIGHT: usize = 128;
+
+/// When all are claimed, so many answers are worth it to ask what servers run. Where more become due again and again,
+/// as many as are still waited for: whoever waits for an account waits neither for a crowd nor for the last of it.
+const SOON: usize = 64;
 
 /// How long to wait for a due account that somebody has locked; again and again, up to the second.
 const HELD: Duration = Duration::from_millis(5);
@@ -126,6 +130,8 @@ async fn push_due(
         return Ok(Look::Idle);
     }
     let (mut limit, mut count, mut failed) = (FIRST, 0, None);
+    // Something becomes due meanwhile, and there may be no end to that.
+    let mut more = false;
     let mut next = Some(claim(authority, limit));
     let mut pushes = Pushes {
         resolver,
@@ -137,7 +143,8 @@ async fn push_due(
     loop {
         pushes.begin();
         let end = next.is_none() && pushes.waiting.is_empty();
-        if settling.may_begin(pushes.answered.len(), pushes.running.len(), end) {
+        let enough = if more { pushes.running.len().max(1) } else { SOON };
+        if settling.may_begin(pushes.answered.len(), end.then_some(enough)) {
             settling.begin(authority, resolver, &mut pushes.answered).await;
         }
         if end && pushes.running.is_empty() {
@@ -156,6 +163,7 @@ async fn push_due(
             },
             () = pushes.next() => {}
             () = authority.push_wanted.notified(), if end && failed.is_none() && !stop.is_cancelled() => {
+                more = true;
                 next = somebody_is_there(resolver).then(|| claim(authority, CLAIM));
             }
             // What has answered does not wait for the slowest push.

@@ -64,10 +64,10 @@ impl Settling {
         self.0.push_back((accounts, tokio::spawn(settling)));
     }
 
-    /// Whether it is time: there are enough answers; or all are claimed (`end`), nothing is being settled, and no more
-    /// than have answered are still `running`, so that what is left at last is little.
-    pub(super) fn may_begin(&self, answered: usize, running: usize, end: bool) -> bool {
-        answered >= ENOUGH || end && answered > 0 && answered >= running && !self.is_busy()
+    /// Whether it is time: there are many answers, or, when all are claimed (`enough`), so many and nothing is being
+    /// settled.
+    pub(super) fn may_begin(&self, answered: usize, enough: Option<usize>) -> bool {
+        answered >= ENOUGH || enough.is_some_and(|enough| answered >= enough && !self.is_busy())
     }
 
     fn is_busy(&self) -> bool {
