@@ -86,8 +86,14 @@ impl Store {
             .with_source(error)
         })?;
         let pushes = options(PUSHES, timeout).connect_lazy(url.expose_secret())?;
-        let probe =
-            PgPoolOptions::new().max_connections(1).acquire_timeout(timeout).connect_lazy(url.expose_secret())?;
+        // Open before it is needed: to open one takes many steps, and each of them long under the load that is asked about.
+        let probe = PgPoolOptions::new()
+            .min_connections(1)
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(timeout)
+            .connect_lazy(url.expose_secret())?;
         Ok(Self { pool, probe, pushes })
     }
 

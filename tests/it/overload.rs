@@ -43,7 +43,10 @@ async fn probe(url: String, stop: Arc<AtomicBool>) -> (u32, Duration) {
         for path in ["/healthz", "/readyz"] {
             let began = Instant::now();
             let answer = client.get(format!("{url}{path}")).timeout(Duration::from_secs(10)).send().await;
-            assert_eq!(answer.expect("a probe is answered").status(), 200, "{path}");
+            let answer = answer.expect("a probe is answered");
+            let status = answer.status();
+            let words = answer.text().await.unwrap();
+            assert_eq!(status, 200, "{path} after {:?}: {words}", began.elapsed());
             slowest = slowest.max(began.elapsed());
             asked += 1;
         }
