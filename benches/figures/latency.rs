@@ -29,7 +29,7 @@ pub async fn onboard(report: &mut Report, deployment: &Deployment, count: usize,
             .await?;
         let path = format!("/api/v1/orgs/{slug}/envs/prod/credentials");
         let issued: Value = serde_json::from_slice(&http.post(&path, r#"{"name":"a","role":"viewer"}"#, "").await?)?;
-        let client = connect(deployment, &issued, None).await?;
+        let client = connect(deployment, &issued, None).await.with_context(|| format!("{slug} as it was issued"))?;
         ours.push(started.elapsed().as_secs_f64() * 1000.0);
         drop(client);
         let org: Value = serde_json::from_slice(&body)?;
@@ -37,7 +37,7 @@ pub async fn onboard(report: &mut Report, deployment: &Deployment, count: usize,
         let jwt = deployment.service.authority.store().account_jwt(account).await?.context("no JWT")?;
         let started = Instant::now();
         deployment.service.resolver.push(PushJob::new(account, jwt)).await;
-        let client = connect(deployment, &issued, None).await?;
+        let client = connect(deployment, &issued, None).await.with_context(|| format!("{slug} after a push"))?;
         bare.push(started.elapsed().as_secs_f64() * 1000.0);
         drop(client);
         // Stream and bucket are made behind the answer; the next one is measured on a quiet cluster.
