@@ -43,6 +43,9 @@ const IN_FLIGHT: usize = 128;
 /// as many as are still waited for: whoever waits for an account waits neither for a crowd nor for the last of it.
 const SOON: usize = 64;
 
+/// With so many answers that are not being settled no more are pushed: they are in memory, and claimed for a while only.
+const UNSETTLED: usize = 2048;
+
 /// How long to wait for a due account that somebody has locked; again and again, up to the second.
 const HELD: Duration = Duration::from_millis(5);
 
@@ -143,15 +146,16 @@ async fn push_due(
     loop {
         pushes.begin();
         let end = next.is_none() && pushes.waiting.is_empty();
+        let idle = end && pushes.running.is_empty();
         let enough = if more { pushes.running.len().max(1) } else { SOON };
-        if settling.may_begin(pushes.answered.len(), end.then_some(enough)) {
-            settling.begin(authority, resolver, &mut pushes.answered).await;
+        if idle || settling.may_begin(pushes.answered.len(), end.then_some(enough)) {
+            settling.begin(authority, resolver, &mut pushes.answered);
         }
-        if end && pushes.running.is_empty() {
+        if idle && pushes.answered.is_empty() {
             break;
         }
         tokio::select! {
-            claimed = join(&mut next), if pushes.waiting.is_empty() => match claimed {
+            claimed = join(&mut next), if pushes.waiting.is_empty() && pushes.answered.len() < UNSETTLED => match claimed {
                 Ok((due, asked)) => {
                     count += due.len();
                     next = (due.len() == limit && !stop.is_cancelled()).then(|| claim(authority, CLAIM));
@@ -166,12 +170,9 @@ async fn push_due(
                 more = true;
                 next = somebody_is_there(resolver).then(|| claim(authority, CLAIM));
             }
-            // What has answered does not wait for the slowest push.
-            true = settling.next(), if end && !pushes.answered.is_empty() => {}
+            // What has answered may be settled now.
+            true = settling.next() => {}
         }
-    }
-    while !pushes.answered.is_empty() {
-        settling.begin(authority, resolver, &mut pushes.answered).await;
     }
     if let Some(error) = failed {
         return Err(error);

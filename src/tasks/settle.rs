@@ -1,13 +1,14 @@
 //! Asks servers what they run of what was pushed, and writes down what each has.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, stream};
-use tokio::{sync::Notify, task::JoinHandle};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use tokio::sync::Notify;
 
 use super::{TICK, backoff};
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
 /// For so many answers it is worth asking what servers run while more are to be pushed.
 const ENOUGH: usize = 512;
 
-/// So many times at the same time, before pushing waits.
+/// So many times at the same time.
 const SETTLING: usize = 4;
 
 /// For so many accounts at a time servers are asked.
@@ -44,44 +45,52 @@ type Pushed = (PushReport, Vec<AccountServer>);
 /// Servers are asked what they run, and it is written down, while the next accounts are pushed. Of one account the
 /// older generation is written down first.
 #[derive(Default)]
-pub(super) struct Settling(VecDeque<(HashSet<PublicKey<Account>>, JoinHandle<()>)>);
+pub(super) struct Settling {
+    running: FuturesUnordered<BoxFuture<'static, HashSet<PublicKey<Account>>>>,
+    accounts: HashSet<PublicKey<Account>>,
+}
 
 impl Settling {
-    /// Begins with what was `answered`, except that of an account that was pushed twice the newer push stays there.
-    pub(super) async fn begin(
+    /// Begins with what was `answered` if there is room, except for accounts that are being settled; of one that was
+    /// pushed twice the newer push waits. What is not begun with stays there. It never waits: what is to be pushed
+    /// next would wait as well.
+    pub(super) fn begin(
         &mut self,
         authority: &Arc<Authority>,
         resolver: &Arc<SystemResolver>,
         answered: &mut Vec<Answered>,
     ) {
-        let mut accounts = HashSet::with_capacity(answered.len());
-        let (first, again) = answered.drain(..).partition(|(due, _)| accounts.insert(due.account));
-        *answered = again;
-        while self.0.len() >= SETTLING || self.0.iter().any(|(before, _)| !before.is_disjoint(&accounts)) {
-            self.next().await;
+        if self.running.len() >= SETTLING {
+            return;
         }
-        let settling = settle_all(Arc::clone(authority), Arc::clone(resolver), first);
-        self.0.push_back((accounts, tokio::spawn(settling)));
+        let mut accounts = HashSet::with_capacity(answered.len());
+        let (first, wait) = answered
+            .drain(..)
+            .partition(|(due, _)| !self.accounts.contains(&due.account) && accounts.insert(due.account));
+        *answered = wait;
+        if accounts.is_empty() {
+            return;
+        }
+        self.accounts.extend(&accounts);
+        let settling = tokio::spawn(settle_all(Arc::clone(authority), Arc::clone(resolver), first));
+        self.running.push(Box::pin(async move {
+            if settling.await.is_err() {
+                tracing::error!("settling a push panicked");
+            }
+            accounts
+        }));
     }
 
     /// Whether it is time: there are many answers, or, when all are claimed (`enough`), so many and nothing is being
     /// settled.
     pub(super) fn may_begin(&self, answered: usize, enough: Option<usize>) -> bool {
-        answered >= ENOUGH || enough.is_some_and(|enough| answered >= enough && !self.is_busy())
+        answered >= ENOUGH || enough.is_some_and(|enough| answered >= enough && self.running.is_empty())
     }
 
-    fn is_busy(&self) -> bool {
-        self.0.iter().any(|(_, settling)| !settling.is_finished())
-    }
-
-    /// Waits for the oldest; false: none is under way.
+    /// The next one is over; false: none is under way.
     pub(super) async fn next(&mut self) -> bool {
-        // It stays until it is over: whoever waits may stop waiting.
-        let Some((_, settling)) = self.0.front_mut() else { return false };
-        if settling.await.is_err() {
-            tracing::error!("settling a push panicked");
-        }
-        self.0.pop_front();
+        let Some(accounts) = self.running.next().await else { return false };
+        self.accounts.retain(|account| !accounts.contains(account));
         true
     }
 }
