@@ -25,17 +25,19 @@ impl Authority {
         let wrong: Vec<Wrong> = repairs
             .iter()
             .map(|repair| {
+                // One that has no JWT lets nobody in; any other than the present one may have.
+                let let_in = repair.reason != Reason::Missing;
                 let (action, mut detail) = match &repair.reason {
                     Reason::ForeignSigned { issuer } => ("account.foreign-jwt", json!({"issuer": issuer})),
                     Reason::Differs => ("account.foreign-jwt", json!({"issuer": self.operator_signing_key()})),
                     Reason::ReplayedOld { generation } => ("account.replayed-jwt", json!({"generation": generation})),
-                    _ => return Wrong { account: repair.account, rewrite: repair.rewrite, event: None },
+                    _ => return Wrong { account: repair.account, rewrite: repair.rewrite, let_in, event: None },
                 };
                 detail["account"] = json!(repair.account);
                 detail["servers"] = json!(format!("{} of the {} that answered", repair.wrong, repair.seen));
                 let actor = Actor::task("reconcile");
                 let event = self.event(&actor, action, slugs.get(&repair.account), repair.account, detail);
-                Wrong { account: repair.account, rewrite: repair.rewrite, event: Some(event) }
+                Wrong { account: repair.account, rewrite: repair.rewrite, let_in, event: Some(event) }
             })
             .collect();
         let marked = self.store.mark_wrong(&wrong, self.now()).await?;

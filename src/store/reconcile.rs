@@ -30,6 +30,8 @@ pub struct Wrong {
     pub account: PublicKey<Account>,
     /// Servers have to be told something else before: see `account_pushes.rewrite`.
     pub rewrite: bool,
+    /// A server may have let in whom the account refuses.
+    pub let_in: bool,
     /// What the audit log has to say of it.
     pub event: Option<audit::Event>,
 }
@@ -84,10 +86,11 @@ impl Store {
         &self,
         accounts: &[PublicKey<Account>],
     ) -> Result<Vec<(PublicKey<Account>, Option<Present>)>> {
+        // `OFFSET 0` has each row looked up in the index: as a join, all that are due are read for each few.
         let rows = sqlx::query(
-            "SELECT account_key, generation, jwt_sha256, p.due_at IS NOT NULL AS moving, state = 'deleted' AS deleted
-             FROM accounts LEFT JOIN account_pushes p USING (account_key)
-             WHERE account_key = ANY($1) AND jwt_sha256 IS NOT NULL",
+            "SELECT account_key, generation, jwt_sha256, state = 'deleted' AS deleted, EXISTS (
+                SELECT FROM account_pushes p WHERE p.account_key = a.account_key OFFSET 0) AS moving
+             FROM accounts a WHERE account_key = ANY($1) AND jwt_sha256 IS NOT NULL",
         )
         .bind(keys(accounts))
         .fetch_all(self.pool())
@@ -139,9 +142,19 @@ impl Store {
     }
 
     /// Marks accounts to be pushed, with the audit events of those that were not marked already: several
-    /// replicas may find the same. Returns the marked ones.
+    /// replicas may find the same. Returns the marked ones. Clients that a server may have let in are looked for once
+    /// every server has what it should.
     pub async fn mark_wrong(&self, wrong: &[Wrong], now: DateTime<Utc>) -> Result<HashSet<PublicKey<Account>>> {
         let mut tx = self.begin().await?;
+        // First, as whoever mints does: accounts are locked before their pushes.
+        let let_in = wrong.iter().filter(|wrong| wrong.let_in).map(|wrong| &wrong.account);
+        sqlx::query(
+            "WITH l AS (SELECT account_key FROM accounts WHERE account_key = ANY($1) ORDER BY 1 FOR NO KEY UPDATE)
+             UPDATE accounts a SET look_at_clients = true FROM l WHERE a.account_key = l.account_key",
+        )
+        .bind(keys(let_in))
+        .execute(&mut *tx)
+        .await?;
         let marked: Vec<String> = sqlx::query_scalar(
             "INSERT INTO account_pushes (account_key, due_at, rewrite)
              SELECT a.account_key, $3, w.rewrite FROM UNNEST($1::text[], $2::boolean[]) AS w(account_key, rewrite)

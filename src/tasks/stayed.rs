@@ -3,9 +3,9 @@
 //! A server that gets a changed account closes those that it refuses. One that is connecting at that very
 //! moment, checked against what was before and not yet among those that are closed, stays for as long as
 //! its JWT lives: seen on nats-server 2.15.1 with a cluster, where clients that one server has closed come
-//! to another one that has not got the change yet. So after each change, once every server runs it, the
-//! servers are asked who is connected, and who should not be is closed. A client that may be there is
-//! never touched.
+//! to another one that has not got the change yet. So after each change, and after each repair of a server
+//! that had something else (an older JWT that somebody sent, say), once every server runs it, the servers
+//! are asked who is connected, and who should not be is closed. A client that may be there is never touched.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
