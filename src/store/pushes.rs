@@ -52,8 +52,10 @@ pub struct PushReport {
 pub struct Reported {
     /// A server has something else than was known before.
     pub changed: bool,
-    /// How many accounts were deleted meanwhile: the push may have brought them back.
-    pub gone: i64,
+    /// An account has a newer generation, and is due again.
+    pub again: bool,
+    /// An account was deleted meanwhile: the push may have brought it back.
+    pub gone: bool,
 }
 
 fn keys<'a>(accounts: impl IntoIterator<Item = &'a PublicKey<Account>>) -> Vec<String> {
@@ -110,7 +112,7 @@ overtaken AS MATERIALIZED (
 again AS (
     INSERT INTO account_pushes (account_key, due_at) SELECT account_key, $3 FROM overtaken WHERE NOT gone
     ON CONFLICT (account_key) DO UPDATE SET due_at = excluded.due_at)
-SELECT count(*) FROM overtaken WHERE gone";
+SELECT COALESCE(bool_or(NOT gone), false), COALESCE(bool_or(gone), false) FROM overtaken";
 
 /// How many accounts become due at a time: they are pushed while the next ones are marked.
 const PORTION: i64 = 512;
@@ -235,15 +237,15 @@ impl Store {
             .fetch_one(self.pushes())
             .await?;
         if usize::try_from(held) == Ok(reports.len()) {
-            return Ok(Reported { changed, gone: 0 });
+            return Ok(Reported { changed, again: false, gone: false });
         }
-        let gone = sqlx::query_scalar(OVERTAKEN)
+        let (again, gone) = sqlx::query_as(OVERTAKEN)
             .bind(&accounts)
             .bind(reports.iter().map(|report| report.generation).collect::<Vec<_>>())
             .bind(now)
             .fetch_one(self.pushes())
             .await?;
-        Ok(Reported { changed, gone })
+        Ok(Reported { changed, again, gone })
     }
 
     /// A server appeared or came back with a new id: every account is due that it has not acknowledged

@@ -29,9 +29,9 @@ use crate::{
     store::pushes::DueAccount,
 };
 
-/// How many accounts are claimed at a time: no more than are pushed within a good part of the time for which the
-/// ledger's word counts.
-const CLAIM: usize = 512;
+/// How many accounts are claimed at a time, while those of the claim before are pushed: both within the time for which
+/// the ledger's word counts, or it is asked again for half of them.
+const CLAIM: usize = 256;
 
 /// The first claim is small, so that pushing begins at once.
 const FIRST: usize = 64;
@@ -48,6 +48,9 @@ const UNSETTLED: usize = 2048;
 
 /// How long to wait for a due account that somebody has locked; again and again, up to the second.
 const HELD: Duration = Duration::from_millis(5);
+
+/// When to look whether more is due than was found: what somebody had locked. Whatever becomes due nudges.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What came of a look for due accounts.
 enum Look {
@@ -68,7 +71,7 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
             Look::Idle
         });
         let wait = match look {
-            Look::Pushed => Duration::ZERO,
+            Look::Pushed => AGAIN,
             Look::Held => pause,
             Look::Idle => TICK,
         };

@@ -19,7 +19,7 @@ use crate::{
     resolver::{Effective, EffectiveAnswer, Loaded, PushOutcome, Resolver, StoreResult, SystemResolver},
     store::{
         accounts::AccountServer,
-        pushes::{DueAccount, PushReport, Reported},
+        pushes::{DueAccount, PushReport},
     },
 };
 
@@ -95,33 +95,48 @@ impl Settling {
     }
 }
 
-/// Asks what servers run of what was pushed, and writes it down.
+/// Asks what servers run of what was pushed, and writes it down: of what no server has loaded at once.
 async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, answered: Vec<Answered>) {
     let (authority, resolver) = (authority.as_ref(), resolver.as_ref());
     let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
     // Asked after the push: a server that loads an account from now on loads the new JWT.
     let loaded = if answered.len() > FEW { resolver.loaded().await.ok() } else { None };
-    let checks = stream::iter(answered).map(|(due, outcome)| {
-        let live = &live;
-        let known = loaded.as_deref().and_then(|loaded| not_loaded(loaded, due.account));
-        async move {
-            let effective = match known {
-                Some(nowhere) => nowhere,
-                None => resolver.effective(due.account).await.unwrap_or_default(),
-            };
-            settle(authority, resolver, due, &outcome, &effective, live).await
+    let (mut idle, mut running) = (Vec::new(), Vec::new());
+    for (due, outcome) in answered {
+        match loaded.as_deref().and_then(|loaded| not_loaded(loaded, due.account)) {
+            Some(nowhere) => idle.push((due, outcome, nowhere)),
+            None => running.push((due, outcome)),
         }
+    }
+    let live = &live;
+    let idle = stream::iter(idle)
+        .map(|(due, outcome, nowhere)| async move { settle(authority, resolver, due, &outcome, &nowhere, live).await });
+    let running = stream::iter(running).map(|(due, outcome)| async move {
+        let effective = resolver.effective(due.account).await.unwrap_or_default();
+        settle(authority, resolver, due, &outcome, &effective, live).await
     });
-    let pushed: Vec<Pushed> = checks.buffer_unordered(ASKING).collect().await;
+    let (idle, running) = (idle.buffer_unordered(ASKING).collect(), running.buffer_unordered(ASKING).collect());
+    futures::join!(record(authority, idle), record(authority, running));
+}
+
+/// Writes down what each server has, and tells whoever waits for these accounts.
+async fn record(authority: &Authority, pushed: impl Future<Output = Vec<Pushed>>) {
+    let pushed = pushed.await;
+    if pushed.is_empty() {
+        return;
+    }
     let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
     // Not written, the accounts stay leased and are pushed again when the lease is over.
     match authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
-        Ok(Reported { changed, gone }) => {
-            if gone > 0 {
+        Ok(reported) => {
+            if reported.gone {
                 authority.reconcile_wanted.notify_one();
             }
+            if reported.again {
+                authority.push_wanted.notify_one();
+            }
             // Both look at what servers have; where that is as before, their next tick is soon enough.
-            if changed {
+            if reported.changed {
                 authority.clients_wanted.notify_one();
                 authority.provision_wanted.notify_one();
             }
