@@ -157,8 +157,8 @@ async fn two_clusters_joined_by_gateways() {
         stack.cluster.start_server(*index).await.unwrap();
     }
     stack.servers_live(4).await;
-    let late = account(&stack, "late").await;
-    account(&stack, "acme").await;
+    let late = stack.account_converged("late").await.account_id.parse().unwrap();
+    stack.account_converged("acme").await;
     println!("a cluster that was cut off converged {:?} after its start", start.elapsed());
     stored_by(&stack, acme, 4).await;
     stored_by(&stack, late, 4).await;
@@ -178,7 +178,7 @@ async fn two_clusters_joined_by_gateways() {
     for index in &far {
         stack.cluster.signal_server(*index, Signal::CONT).unwrap();
     }
-    account(&stack, "acme").await;
+    stack.account_converged("acme").await;
     assert!(stack.connect(&stays, far[1]).await.is_err(), "revoked");
     deleted(&stack, "acme").await;
 }

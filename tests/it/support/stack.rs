@@ -13,7 +13,7 @@ use nats_authority::{
     dev::nats::{Cluster, ClusterSpec, Trust},
     entropy::{Entropy, SystemEntropy},
     model::{
-        CallerRole, EnvType, OrgSlug,
+        CallerRole, EnvState, EnvType, OrgSlug,
         view::{Convergence, OrganizationView},
     },
     policy::Policies,
@@ -153,17 +153,30 @@ impl Stack {
 
     /// Waits until every live server runs the organization's account and its environments are ready.
     pub async fn converged(&self, slug: &str) -> OrganizationView {
+        let ready = |view: &OrganizationView| {
+            view.resolver.state == Convergence::Converged
+                && view.environments.iter().all(|e| e.state == EnvState::Ready)
+        };
+        self.seen(slug, "converged", ready).await
+    }
+
+    /// Waits until every live server runs the organization's account. Its environments take as long as JetStream needs to
+    /// agree on a leader, which after servers were killed can be half a minute.
+    pub async fn account_converged(&self, slug: &str) -> OrganizationView {
+        self.seen(slug, "account converged", |view| view.resolver.state == Convergence::Converged).await
+    }
+
+    async fn seen(&self, slug: &str, what: &str, holds: impl Fn(&OrganizationView) -> bool) -> OrganizationView {
         let slug: OrgSlug = slug.parse().unwrap();
-        let seen = RefCell::new(None);
-        eventually("converged", || async {
+        let last = RefCell::new(None);
+        let unlike = || format!("{what}: {:#?}", last.borrow());
+        eventually_or(&unlike, || async {
             let view = self.authority.organization(&slug).await.unwrap();
-            let ready = view.environments.iter().all(|env| env.state == nats_authority::model::EnvState::Ready);
-            let converged = view.resolver.state == Convergence::Converged && ready;
-            seen.replace(Some(view));
-            converged
+            last.replace(Some(view));
+            last.borrow().as_ref().is_some_and(&holds)
         })
         .await;
-        seen.into_inner().unwrap()
+        last.into_inner().unwrap()
     }
 
     pub async fn issue(&self, slug: &str, env: &str, role: &str) -> Issued {
@@ -203,9 +216,14 @@ impl Drop for Stack {
 
 /// Asks until it holds; fails the test after half a minute.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    eventually_or(&|| what.to_owned(), holds).await;
+}
+
+/// The same; `unlike` says what did not hold, and how it was.
+async fn eventually_or<F: Future<Output = bool>>(unlike: &dyn Fn() -> String, holds: impl Fn() -> F) {
     let end = tokio::time::Instant::now() + Duration::from_secs(30);
     while !holds().await {
-        assert!(tokio::time::Instant::now() < end, "not within 30 s: {what}");
+        assert!(tokio::time::Instant::now() < end, "not within 30 s: {}", unlike());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
