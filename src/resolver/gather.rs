@@ -2,7 +2,9 @@
 //!
 //! A request is published once. It is over when every live server has answered; a server that is found
 //! dead meanwhile is no longer waited for. After a reconnect the request is published again, for it or
-//! its answers may have been lost: everything that is asked here may be asked twice.
+//! its answers may have been lost: everything that is asked here may be asked twice, a push only within a moment.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
@@ -37,6 +39,8 @@ pub struct Asker<'a> {
     pub timing: Timing,
     /// The names of servers that do not answer what is asked here.
     pub skip: Vec<String>,
+    /// Until when what is asked may be asked again over the next connection.
+    pub again: Duration,
 }
 
 /// After so many pauses in a row without a connection nothing more is expected.
@@ -46,6 +50,11 @@ impl Asker<'_> {
     /// The same for requests that keep servers busy.
     pub(super) fn patient(&self) -> Self {
         Asker { timing: Timing { answer: self.timing.slow_answer, ..self.timing }, skip: self.skip.clone(), ..*self }
+    }
+
+    /// The same for what may be overtaken: a process that was stopped in the middle does not say again what was true then.
+    pub(super) fn prompt(&self) -> Self {
+        Asker { again: self.timing.again, skip: self.skip.clone(), ..*self }
     }
 
     /// The same for requests that only resolvers with a directory answer.
@@ -110,6 +119,9 @@ impl Asker<'_> {
                     given_up.extend::<Vec<_>>(dead);
                 }
                 Ok(()) = connects.changed() => {
+                    if start.elapsed() > self.again {
+                        break;
+                    }
                     listener.publish(self.link.client(), subject, payload.clone()).await?;
                 }
                 () = sleep_until(wake) => {

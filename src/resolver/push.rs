@@ -54,8 +54,8 @@ impl PushOutcome {
 
 /// Stores one account everywhere.
 pub(super) async fn push(asker: &Asker<'_>, job: PushJob) -> PushOutcome {
-    let gathered =
-        asker.all(&format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", job.account), job.jwt, answers::store_answer).await;
+    let subject = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", job.account);
+    let gathered = asker.prompt().all(&subject, job.jwt, answers::store_answer).await;
     PushOutcome { account: job.account, per_server: per_server(gathered, asker) }
 }
 

@@ -117,6 +117,9 @@ SELECT COALESCE(bool_or(NOT gone), false), COALESCE(bool_or(gone), false) FROM o
 /// How many accounts become due at a time: they are pushed while the next ones are marked.
 const PORTION: i64 = 512;
 
+/// The first of them are few, so that pushing begins at once.
+const FIRST: i64 = 32;
+
 /// The pushes of a portion begin before it is on the disk: to push what need not be pushed does no harm.
 const MARK: &str = "
 WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
@@ -272,12 +275,12 @@ impl Store {
         now: DateTime<Utc>,
         marked: impl Fn() + Send,
     ) -> Result<i64> {
-        let (mut count, mut after) = (0, String::new());
+        let (mut count, mut after, mut limit) = (0, String::new(), FIRST);
         loop {
             let (portion, last): (i64, Option<String>) = sqlx::query_as(MARK)
                 .bind(now)
                 .bind(&after)
-                .bind(PORTION)
+                .bind(limit)
                 .bind(server.map(|(name, _)| name))
                 .bind(server.map(|(_, id)| id))
                 .fetch_one(self.pushes())
@@ -287,7 +290,7 @@ impl Store {
             }
             count += portion;
             match last {
-                Some(last) if portion == PORTION => after = last,
+                Some(last) if portion == limit => (after, limit) = (last, PORTION),
                 _ => break,
             }
         }
