@@ -28,7 +28,7 @@ pub struct DueAccount {
     pub tombstone: bool,
     /// Pushes since the last one that every server took.
     pub attempts: i32,
-    /// A server lost its file: another spelling of the token goes first.
+    /// A server lost its file, or has to load the account anew: another spelling of the token goes first.
     pub rewrite: bool,
     /// Until when it is ours.
     pub lease: DateTime<Utc>,
@@ -45,6 +45,8 @@ pub struct PushReport {
     pub again_at: Option<DateTime<Utc>>,
     /// The lease under which it was pushed.
     pub lease: DateTime<Utc>,
+    /// The next time another spelling of the token goes first.
+    pub rewrite: bool,
 }
 
 /// What a report did.
@@ -94,12 +96,13 @@ WHERE (s.server_id, s.stored, s.effective, s.error)
 /// for else the planner reads all that are due.)
 const DONE: &str = "
 WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
-r AS MATERIALIZED (SELECT * FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[]) AS r(account_key, lease, again_at)),
+r AS MATERIALIZED (
+    SELECT * FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[], $4::boolean[]) AS r(account_key, lease, again_at, rewrite)),
 settled AS (
     DELETE FROM account_pushes p USING soon, r
     WHERE p.account_key = r.account_key AND p.due_at = r.lease AND r.again_at IS NULL RETURNING 1),
 later AS (
-    UPDATE account_pushes p SET due_at = r.again_at FROM soon, r
+    UPDATE account_pushes p SET due_at = r.again_at, rewrite = p.rewrite OR r.rewrite FROM soon, r
     WHERE p.account_key = ANY (ARRAY(SELECT account_key FROM r WHERE again_at IS NOT NULL))
         AND p.account_key = r.account_key AND p.due_at = r.lease RETURNING 1)
 SELECT (SELECT count(*) FROM settled) + (SELECT count(*) FROM later)";
@@ -237,6 +240,7 @@ impl Store {
             .bind(&accounts)
             .bind(reports.iter().map(|report| report.lease).collect::<Vec<_>>())
             .bind(reports.iter().map(|report| report.again_at).collect::<Vec<_>>())
+            .bind(reports.iter().map(|report| report.rewrite).collect::<Vec<_>>())
             .fetch_one(self.pushes())
             .await?;
         if usize::try_from(held) == Ok(reports.len()) {

@@ -204,7 +204,10 @@ async fn settle(
         tracing::warn!(account = %due.account, server = server.server, error = server.error, "not converged");
     }
     let again_at = (!settled).then(|| authority.now() + backoff(due.attempts));
-    (PushReport { account: due.account, generation: due.generation, again_at, lease: due.lease }, servers)
+    // A server that loaded the account while it loaded what this imports leaves it incomplete, and does nothing on a JWT
+    // that it has already (2.15.1).
+    let rewrite = effective.iter().any(|answer| matches!(answer.effective, Effective::Running { complete: false, .. }));
+    (PushReport { account: due.account, generation: due.generation, again_at, lease: due.lease, rewrite }, servers)
 }
 
 /// What each server that answered has of the account.

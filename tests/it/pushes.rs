@@ -101,6 +101,7 @@ async fn what_is_claimed_and_reported_is_found_by_index() {
             generation: due.generation,
             again_at: (number % 10 == 0).then_some(later),
             lease: due.lease,
+            rewrite: false,
         };
         let reports: Vec<_> = due.iter().enumerate().map(report).collect();
         let reported = store.report_push(&reports, &servers.collect::<Vec<_>>(), l.authority.now()).await.unwrap();

@@ -31,7 +31,7 @@ pub async fn push(api: &Api, view: &Value) {
     let now = api.ledger.authority.now();
     let due = api.ledger.authority.store().claim_due_accounts(100, 30, now).await.unwrap();
     let lease = due.iter().find(|due| due.account == account).unwrap().lease;
-    let report = PushReport { account, generation, again_at: None, lease };
+    let report = PushReport { account, generation, again_at: None, lease, rewrite: false };
     api.ledger.authority.store().report_push(&[report], &has, api.ledger.authority.now()).await.unwrap();
     api.ledger.authority.announce(account);
 }
