@@ -18,8 +18,8 @@
 //! | no such account | anything | report: never touched |
 //!
 //! A tombstone is a generation like others until the servers have deleted it. What a server *runs*
-//! is judged by the same table, except that not having loaded an account is no fault, and that
-//! whatever else it runs is pushed as "not running".
+//! is judged by the same table, except that not having loaded an account is no fault, that whatever else
+//! it runs is pushed as "not running", and that the right one without its imports is pushed as "incomplete".
 
 use crate::nkey::{Account, PublicKey};
 
@@ -65,6 +65,9 @@ pub enum Reason {
         /// What it stores.
         generation: i64,
     },
+    /// A server runs the present generation without what it imports: it loaded the account while it loaded those, and
+    /// does not try again (2.15.1).
+    Incomplete,
     /// A server stores the present generation and runs another JWT.
     NotRunning,
     /// A server stores something under our key that we never minted.
@@ -87,6 +90,7 @@ impl Reason {
         match self {
             Self::Missing => "missing",
             Self::Stale { .. } => "stale",
+            Self::Incomplete => "incomplete",
             Self::NotRunning => "not-running",
             Self::Differs => "differs",
             Self::ReplayedOld { .. } => "replayed",
@@ -102,7 +106,7 @@ pub struct Repair {
     pub account: PublicKey<Account>,
     /// Why.
     pub reason: Reason,
-    /// Servers would not write it, believing that they have it: see [`respelled`].
+    /// Servers would do nothing, believing that they have it: see [`respelled`].
     pub rewrite: bool,
     /// How many of the copies that were seen are wrong.
     pub wrong: usize,
@@ -148,13 +152,16 @@ pub fn decide_all<'c>(desired: Option<&Desired>, stored: impl IntoIterator<Item 
     stored.into_iter().map(|copy| decide(desired, copy)).max().unwrap_or(Action::Nothing)
 }
 
-/// The same for what a server runs; [`Copy::Absent`]: it has not loaded the account.
-pub fn decide_running(desired: Option<&Desired>, runs: &Copy) -> Action {
+/// The same for what a server runs, `complete` with all that it imports; [`Copy::Absent`]: it has not loaded the account.
+pub fn decide_running(desired: Option<&Desired>, runs: &Copy, complete: bool) -> Action {
     match (desired, runs) {
         // What it runs of others is their business; what it runs of deleted accounts ends with them.
-        (None | Some(Desired::Deleted), _) | (_, Copy::Absent) => Action::Nothing,
+        (None | Some(Desired::Deleted | Desired::Stored { moving: true, .. }), _) | (_, Copy::Absent) => {
+            Action::Nothing
+        }
         _ => match decide(desired, runs) {
             Action::Push(_) => Action::Push(Reason::NotRunning),
+            _ if !complete => Action::Push(Reason::Incomplete),
             other => other,
         },
     }
@@ -181,8 +188,8 @@ pub fn asks(servers: usize, nines: u32) -> usize {
 /// no decoder looks at.
 ///
 /// A full resolver goes by the hash of what it stored last. When its file is gone or was changed
-/// beneath it, pushing the same text again changes nothing, though it says "jwt updated"; pushing this
-/// and then the token itself does. Nothing is revived or revoked in between, for both say the same.
+/// beneath it, or it runs the account without what that imports, pushing the same text again changes nothing, though it
+/// says "jwt updated"; pushing this and then the token itself does. Nothing is revived or revoked in between, for both say the same.
 pub fn respelled(token: &str) -> Option<String> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (rest, last) = token.split_at_checked(token.len().checked_sub(1)?)?;

@@ -47,12 +47,18 @@ fn the_table() {
 #[test]
 fn what_runs() {
     let desired = stored(3, false, true);
-    let runs = |copy| decide_running(desired.as_ref(), &copy);
+    let runs = |copy| decide_running(desired.as_ref(), &copy, true);
+    let incomplete = |desired: Option<Desired>, copy| decide_running(desired.as_ref(), &copy, false);
     assert_eq!(runs(Copy::Absent), Action::Nothing);
     assert_eq!(runs(Copy::Ours(3)), Action::Nothing);
     assert_eq!(runs(Copy::Ours(2)), Action::Push(Reason::NotRunning));
     assert_eq!(runs(foreign()), Action::Push(Reason::NotRunning));
-    assert_eq!(decide_running(None, &foreign()), Action::Nothing);
+    assert_eq!(decide_running(None, &foreign(), true), Action::Nothing);
+    assert_eq!(incomplete(desired.clone(), Copy::Ours(3)), Action::Push(Reason::Incomplete));
+    assert_eq!(incomplete(desired.clone(), Copy::Ours(2)), Action::Push(Reason::NotRunning));
+    assert_eq!(incomplete(stored(3, true, true), Copy::Ours(3)), Action::Nothing);
+    assert_eq!(incomplete(Some(Desired::Deleted), Copy::Ours(3)), Action::Nothing);
+    assert_eq!(incomplete(None, foreign()), Action::Nothing);
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl Authority {
             .iter()
             .map(|repair| {
                 // One that has no JWT lets nobody in; any other than the present one may have.
-                let let_in = repair.reason != Reason::Missing;
+                let let_in = !matches!(repair.reason, Reason::Missing | Reason::Incomplete);
                 let (action, mut detail) = match &repair.reason {
                     Reason::ForeignSigned { issuer } => ("account.foreign-jwt", json!({"issuer": issuer})),
                     Reason::Differs => ("account.foreign-jwt", json!({"issuer": self.operator_signing_key()})),

@@ -204,10 +204,14 @@ async fn settle(
         tracing::warn!(account = %due.account, server = server.server, error = server.error, "not converged");
     }
     let again_at = (!settled).then(|| authority.now() + backoff(due.attempts));
-    // A server that loaded the account while it loaded what this imports leaves it incomplete, and does nothing on a JWT
-    // that it has already (2.15.1).
-    let rewrite = effective.iter().any(|answer| matches!(answer.effective, Effective::Running { complete: false, .. }));
+    let rewrite = is_incomplete(effective);
     (PushReport { account: due.account, generation: due.generation, again_at, lease: due.lease, rewrite }, servers)
+}
+
+/// A server runs the account without what it imports: it loaded one while it loaded the other, and does nothing on a JWT
+/// that it has already (2.15.1).
+pub fn is_incomplete(effective: &[EffectiveAnswer]) -> bool {
+    effective.iter().any(|answer| matches!(answer.effective, Effective::Running { complete: false, .. }))
 }
 
 /// What each server that answered has of the account.

@@ -15,6 +15,7 @@ mod dev_command;
 mod docs_page;
 mod examples;
 mod expiry;
+mod incomplete;
 mod interop;
 mod issue_options;
 mod jwt_properties;

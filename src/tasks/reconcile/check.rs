@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use futures::{StreamExt, stream};
 
 use super::ledger::{Hash, Key, Ledger};
-use super::suspect::{Seen, Suspect, seen};
+use super::suspect::{Runs, Seen, Suspect, seen};
 pub use super::terms::{Findings, Memory, Thoroughness};
 use crate::{
     authority::reconcile::{Action, Copy, Desired, Reason, Repair, asks, decide, decide_all, decide_running},
@@ -157,11 +157,16 @@ impl<'a> Check<'a> {
             let mut suspects = BTreeMap::new();
             for (key, answers) in looks {
                 let its = answers?.into_iter().find(|answer| answer.server == reference(&server));
-                let Some(Effective::Running { jwt, .. }) = its.map(|answer| answer.effective) else { continue };
+                let Some(Effective::Running { jwt, complete, .. }) = its.map(|answer| answer.effective) else {
+                    continue;
+                };
                 let present = present.get(&key).copied();
                 let mut suspect = Suspect { present, ..Suspect::default() };
                 match present {
-                    Some(_) => suspect.runs.push(Seen::of(&jwt)),
+                    Some(_) => {
+                        let complete = complete || !server.may_store();
+                        suspect.runs.push(Runs { seen: Seen::of(&jwt), complete });
+                    }
                     // Deleted, perhaps, and still in its directory.
                     None if server.may_store() => suspect.stored.push(Seen::of(&jwt)),
                     None => {}
@@ -322,6 +327,8 @@ impl<'a> Check<'a> {
     /// `full` servers said what they store, and every live one what it runs.
     async fn look_up(&self, page: Vec<(Key, Option<Present>)>, full: usize) -> (BTreeMap<Key, Suspect>, bool) {
         let resolver = self.resolver;
+        let told = |its: &ServerRef| self.servers.iter().any(|server| server.name == its.name && server.may_store());
+        let told = &told;
         let still = page.into_iter().filter(|(_, present)| present.is_none_or(|present| !present.moving));
         let looks = still.map(|(account, present)| async move {
             let stored = resolver.lookup(account).await.unwrap_or_default();
@@ -331,16 +338,20 @@ impl<'a> Check<'a> {
             let heard = stored.len() >= full && all_ran;
             let runs = runs.unwrap_or_default();
             let runs = runs.iter().filter_map(|answer| match &answer.effective {
-                Effective::Running { jwt, .. } => Some(Seen::of(jwt)),
+                Effective::Running { jwt, complete, .. } => {
+                    Some(Runs { seen: Seen::of(jwt), complete: *complete || !told(&answer.server) })
+                }
                 _ => None,
             });
             (account, Suspect { present, stored, runs: runs.collect() }, heard)
         });
         let looked: Vec<_> = stream::iter(looks).buffer_unordered(IN_FLIGHT).collect().await;
         let unexpected = |suspect: &Suspect| {
-            let mut seen = suspect.stored.iter().chain(&suspect.runs);
+            let mut seen = suspect.seen();
             match suspect.present {
-                Some(present) => seen.any(|seen| !seen.is(&present.sha256)),
+                Some(present) => {
+                    seen.any(|seen| !seen.is(&present.sha256)) || suspect.runs.iter().any(|runs| !runs.complete)
+                }
                 None => seen.any(|seen| !matches!(seen, Seen::Absent)),
             }
         };
@@ -355,7 +366,7 @@ impl<'a> Check<'a> {
         let unknown: Vec<Key> = suspects.iter().filter(|(_, s)| s.present.is_none()).map(|(key, _)| *key).collect();
         let texts: Vec<(Key, Hash)> = suspects
             .iter()
-            .flat_map(|(key, suspect)| suspect.stored.iter().chain(&suspect.runs).map(move |seen| (*key, seen)))
+            .flat_map(|(key, suspect)| suspect.seen().map(move |seen| (*key, seen)))
             .filter_map(|(key, seen)| match seen {
                 Seen::Text { hash, .. } => Some((key, *hash)),
                 Seen::Absent => None,
@@ -384,15 +395,17 @@ impl<'a> Check<'a> {
                 None => deleted.contains(account).then_some(Desired::Deleted),
             };
             let stored: Vec<Copy> = suspect.stored.iter().map(|seen| copy(*account, seen)).collect();
-            let runs = suspect.runs.iter().map(|seen| decide_running(desired.as_ref(), &copy(*account, seen)));
-            let action = decide_all(desired.as_ref(), &stored).max(runs.max().unwrap_or(Action::Nothing));
+            let decide_running =
+                |runs: &Runs| decide_running(desired.as_ref(), &copy(*account, &runs.seen), runs.complete);
+            let running = suspect.runs.iter().map(decide_running).max().unwrap_or(Action::Nothing);
+            let action = decide_all(desired.as_ref(), &stored).max(running);
             match action {
                 Action::Nothing => {}
                 Action::ReportUnknown => others.push(*account),
                 Action::DeleteAgain => back.push(*account),
                 Action::Push(reason) => {
                     let wrong = stored.iter().filter(|copy| decide(desired.as_ref(), copy) != Action::Nothing).count();
-                    let rewrite = rewrite(account) || reason == Reason::NotRunning;
+                    let rewrite = rewrite(account) || matches!(reason, Reason::NotRunning | Reason::Incomplete);
                     repairs.push(Repair { account: *account, reason, rewrite, wrong, seen: stored.len() });
                 }
             }

@@ -24,12 +24,27 @@ impl Seen {
     }
 }
 
+/// What a server runs.
+#[derive(Debug)]
+pub(super) struct Runs {
+    pub(super) seen: Seen,
+    /// With all that the account imports, or the server is one that no push would change.
+    pub(super) complete: bool,
+}
+
 /// One account that may be wrong.
 #[derive(Debug, Default)]
 pub(super) struct Suspect {
     pub(super) present: Option<Present>,
     pub(super) stored: Vec<Seen>,
-    pub(super) runs: Vec<Seen>,
+    pub(super) runs: Vec<Runs>,
+}
+
+impl Suspect {
+    /// All that servers store and run of it.
+    pub(super) fn seen(&self) -> impl Iterator<Item = &Seen> {
+        self.stored.iter().chain(self.runs.iter().map(|runs| &runs.seen))
+    }
 }
 
 pub(super) fn seen(token: Option<&str>) -> Seen {

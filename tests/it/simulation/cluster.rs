@@ -3,10 +3,11 @@
 //! What they do is what was seen of nats-server 2.15: an update overwrites whatever is there and checks
 //! nothing; a server that believes to have a text does not write it; sync takes what is not older; a
 //! deletion leaves no trace, and does nothing where the file is missing; the hash is that of what a server
-//! was told, not of what is on its disk.
+//! was told, not of what is on its disk; an account that was loaded without what it imports stays so until another
+//! text of it comes.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::DefaultHasher},
     hash::BuildHasherDefault,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -49,6 +50,8 @@ pub struct Node {
     pub files: Map<Arc<str>>,
     pub index: Map<Hash>,
     pub runs: Map<Arc<str>>,
+    /// What it runs without all that it imports.
+    pub incomplete: BTreeSet<Key>,
     /// The hash of the index, while it is known.
     all: Option<Hash>,
     pub backup: Map<Arc<str>>,
@@ -128,6 +131,7 @@ impl State {
         node.all = None;
         if let Some(runs) = node.runs.get_mut(&key).filter(|_| trusted) {
             *runs = token.clone();
+            node.incomplete.remove(&key);
         }
     }
 
@@ -158,8 +162,8 @@ impl State {
         }
     }
 
-    /// A client of the account connects.
-    pub fn load(&mut self, node: usize, key: Key) {
+    /// A client of the account connects, perhaps while the server loads what the account imports.
+    pub fn load(&mut self, node: usize, key: Key, complete: bool) {
         if !self.nodes[node].up || self.nodes[node].runs.contains_key(&key) {
             return;
         }
@@ -173,6 +177,9 @@ impl State {
         let token = self.nodes[node].files.get(&key).cloned();
         if let Some(token) = token.filter(|token| self.meta(token).trusted) {
             self.nodes[node].runs.insert(key, token);
+            if !complete {
+                self.nodes[node].incomplete.insert(key);
+            }
         }
     }
 
@@ -182,6 +189,7 @@ impl State {
             node.index.remove(&key);
             node.all = None;
             node.runs.remove(&key);
+            node.incomplete.remove(&key);
         }
     }
 
@@ -189,6 +197,7 @@ impl State {
         let it = &mut self.nodes[node];
         (it.up, it.boot) = (true, it.boot + 1);
         it.runs.clear();
+        it.incomplete.clear();
         it.all = None;
         it.index = it.files.iter().map(|(key, token)| (*key, hash(token))).collect();
         if let Some((key, token)) = self.system.clone() {
@@ -346,7 +355,10 @@ impl Resolver for SimulatedCluster {
             let node = &state.nodes[node];
             let effective = match node.runs.get(&account) {
                 _ if lost || !node.reachable() => Effective::NoAnswer,
-                Some(token) => Effective::Running { jwt: token.to_string(), complete: true, expired: false },
+                Some(token) => {
+                    let complete = !node.incomplete.contains(&account);
+                    Effective::Running { jwt: token.to_string(), complete, expired: false }
+                }
                 None => Effective::NotLoaded,
             };
             EffectiveAnswer { server: ServerRef { name: node.name.clone(), id: node.id() }, effective }

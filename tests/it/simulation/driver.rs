@@ -17,7 +17,7 @@ use nats_authority::{
     store::pushes::DueAccount,
     tasks::{
         reconcile::check::{Memory, Thoroughness, check},
-        settle::{is_settled, judge},
+        settle::{is_incomplete, is_settled, judge},
     },
 };
 
@@ -188,7 +188,8 @@ impl Driver {
             Event::Cut(node) => self.cluster.state().nodes[node].cut = true,
             Event::Heal(node) => self.cluster.state().nodes[node].cut = false,
             Event::Sync(from, to) => self.cluster.state().sync(from, to),
-            Event::Load(node, number) => self.cluster.state().load(node, account(number)),
+            Event::Load(node, number) => self.cluster.state().load(node, account(number), true),
+            Event::LoadInRace(node, number) => self.cluster.state().load(node, account(number), false),
             Event::Wipe(node) => self.cluster.state().nodes[node].files.clear(),
             Event::Backup(node) => {
                 let mut state = self.cluster.state();
@@ -268,7 +269,7 @@ impl Driver {
             entry.acknowledged.insert(server.server, (server.server_id, server.stored));
         }
         entry.due = !settled;
-        entry.rewrite &= !settled;
+        entry.rewrite = !settled && (entry.rewrite || is_incomplete(&effective));
         if settled && due.tombstone {
             entry.fate = Fate::Deleted;
             self.deleted.insert(account);
@@ -394,6 +395,9 @@ impl Driver {
                 }
                 if node.runs.get(key).is_some_and(|runs| *runs != token) {
                     return Err(format!("{} does not run {key}", node.name));
+                }
+                if node.incomplete.contains(key) {
+                    return Err(format!("{} runs {key} without what it imports", node.name));
                 }
             }
             if let Some(key) = self.deleted.iter().find(|key| node.files.contains_key(key)) {

@@ -25,6 +25,8 @@ pub enum Event {
     Heal(usize),
     Sync(usize, usize),
     Load(usize, usize),
+    /// The same, while the server loads what the account imports.
+    LoadInRace(usize, usize),
     /// Somebody puts an earlier generation on servers.
     Replay(usize, usize, u8),
     /// Somebody puts what a stranger signed on servers.
@@ -45,7 +47,7 @@ pub fn schedule(seed: u64) -> (usize, Vec<Event>) {
     for _ in 0..length {
         let (node, account) = (rng.random_range(0..nodes), rng.random_range(0..ACCOUNTS));
         let bits = rng.random_range(1..16);
-        events.push(match rng.random_range(0..32) {
+        events.push(match rng.random_range(0..33) {
             0..7 => Event::Change(account),
             7 => Event::Delete(account),
             8..14 => Event::Push,
@@ -64,6 +66,7 @@ pub fn schedule(seed: u64) -> (usize, Vec<Event>) {
             28 => Event::Wipe(node),
             29 => Event::Backup(node),
             30 => Event::Lossy(rng.random()),
+            31 => Event::LoadInRace(node, account),
             _ => Event::RestartService,
         });
     }
