@@ -85,10 +85,11 @@ pub async fn create(
     Ok(())
 }
 
-/// Locks an account: whoever holds the lock may mint.
+/// Locks an account: whoever holds the lock may mint. Rows that refer to it can be written meanwhile: a report of a push
+/// locks what a mint waits for, and must not wait for the mint.
 pub async fn lock(connection: &mut PgConnection, account: PublicKey<Account>) -> Result<AccountRow> {
     let row = sqlx::query(
-        "SELECT generation, iat, content_hash, policies, signed_by FROM accounts WHERE account_key = $1 FOR UPDATE",
+        "SELECT generation, iat, content_hash, policies, signed_by FROM accounts WHERE account_key = $1 FOR NO KEY UPDATE",
     )
     .bind(account.to_string())
     .fetch_optional(connection)

@@ -104,7 +104,7 @@ pub async fn take_unsigned(
         "SELECT account_key, jwt, generation, iat, content_hash FROM accounts
          WHERE state <> 'deleted' AND jwt IS NOT NULL AND signed_by IS DISTINCT FROM $1
            AND ($2::text IS NULL OR account_key > $2)
-         ORDER BY account_key LIMIT $3 FOR UPDATE SKIP LOCKED",
+         ORDER BY account_key LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED",
     )
     .bind(key.to_string())
     .bind(after.map(|account| account.to_string()))

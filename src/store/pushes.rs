@@ -74,30 +74,31 @@ WHERE p.ctid = ANY (ARRAY(
     AND a.account_key = p.account_key AND a.jwt IS NOT NULL
 RETURNING a.account_key, a.generation, a.jwt, a.state, p.attempts, p.rewrite, p.due_at";
 
-/// Rows that say the same already are not written. (The second comparison is for two who report at the same time.)
-/// `OFFSET 0` has each row looked up in the index: as a join, the planner reads the whole table for a few hundred.
-const SERVERS: &str = "
-WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
-INSERT INTO account_servers AS s (account_key, server, server_id, stored, effective, error, at)
-SELECT n.*, $7 FROM soon, UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
-    AS n(account_key, server, server_id, stored, effective, error)
-WHERE NOT EXISTS (
-    SELECT FROM account_servers o WHERE o.account_key = n.account_key AND o.server = n.server
-        AND (o.server_id, o.stored, o.effective, o.error) IS NOT DISTINCT FROM (n.server_id, n.stored, n.effective, n.error)
-    OFFSET 0)
-ORDER BY 1, 2
-ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
-    stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
-    effective = excluded.effective, error = excluded.error, at = excluded.at
-WHERE (s.server_id, s.stored, s.effective, s.error)
-    IS DISTINCT FROM (excluded.server_id, excluded.stored, excluded.effective, excluded.error)";
-
-/// Whoever mints an account ends its claim: where the claim stands, what was pushed is its present generation. (`ARRAY`,
-/// for else the planner reads all that are due.)
-const DONE: &str = "
+/// What servers have, and the end of the claims, in this order. Rows that say the same already are not written. (The second
+/// comparison is for two who report at the same time.) Whoever mints an account ends its claim: where the claim stands, what
+/// was pushed is its present generation. `OFFSET 0` and `ARRAY` have each row looked up in the index: as a join, the planner
+/// reads a whole table for a few hundred.
+const REPORT: &str = "
 WITH soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+told AS (
+    INSERT INTO account_servers AS s (account_key, server, server_id, stored, effective, error, at)
+    SELECT n.*, $7 FROM soon, UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+        AS n(account_key, server, server_id, stored, effective, error)
+    WHERE NOT EXISTS (
+        SELECT FROM account_servers o WHERE o.account_key = n.account_key AND o.server = n.server
+            AND (o.server_id, o.stored, o.effective, o.error)
+                IS NOT DISTINCT FROM (n.server_id, n.stored, n.effective, n.error)
+        OFFSET 0)
+    ORDER BY 1, 2
+    ON CONFLICT (account_key, server) DO UPDATE SET server_id = excluded.server_id,
+        stored = CASE WHEN s.server_id = excluded.server_id THEN GREATEST(s.stored, excluded.stored) ELSE excluded.stored END,
+        effective = excluded.effective, error = excluded.error, at = excluded.at
+    WHERE (s.server_id, s.stored, s.effective, s.error)
+        IS DISTINCT FROM (excluded.server_id, excluded.stored, excluded.effective, excluded.error)
+    RETURNING 1),
 r AS MATERIALIZED (
-    SELECT * FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[], $4::boolean[]) AS r(account_key, lease, again_at, rewrite)),
+    SELECT * FROM UNNEST($8::text[], $9::timestamptz[], $10::timestamptz[], $11::boolean[])
+        AS r(account_key, lease, again_at, rewrite)),
 settled AS (
     DELETE FROM account_pushes p USING soon, r
     WHERE p.account_key = r.account_key AND p.due_at = r.lease AND r.again_at IS NULL RETURNING 1),
@@ -105,7 +106,7 @@ later AS (
     UPDATE account_pushes p SET due_at = r.again_at, rewrite = p.rewrite OR r.rewrite FROM soon, r
     WHERE p.account_key = ANY (ARRAY(SELECT account_key FROM r WHERE again_at IS NOT NULL))
         AND p.account_key = r.account_key AND p.due_at = r.lease RETURNING 1)
-SELECT (SELECT count(*) FROM settled) + (SELECT count(*) FROM later)";
+SELECT (SELECT count(*) FROM told), (SELECT count(*) FROM settled) + (SELECT count(*) FROM later)";
 
 const OVERTAKEN: &str = "
 WITH r AS (SELECT * FROM UNNEST($1::text[], $2::bigint[]) AS r(account_key, generation)),
@@ -222,9 +223,8 @@ impl Store {
         servers: &[AccountServer],
         now: DateTime<Utc>,
     ) -> Result<Reported> {
-        // One after the other, and not in one transaction: the first waits for whoever mints these accounts, who waits
-        // for the rows of the second. What was written down of the servers alone is pushed once more.
-        let written = sqlx::query(SERVERS)
+        let accounts = keys(reports.iter().map(|report| &report.account));
+        let (told, held): (i64, i64) = sqlx::query_as(REPORT)
             .bind(servers.iter().map(|s| s.account.to_string()).collect::<Vec<_>>())
             .bind(servers.iter().map(|s| s.server.as_str()).collect::<Vec<_>>())
             .bind(servers.iter().map(|s| s.server_id.as_str()).collect::<Vec<_>>())
@@ -232,17 +232,13 @@ impl Store {
             .bind(servers.iter().map(|s| s.effective).collect::<Vec<_>>())
             .bind(servers.iter().map(|s| s.error.as_deref()).collect::<Vec<_>>())
             .bind(now)
-            .execute(self.pushes())
-            .await?;
-        let changed = written.rows_affected() > 0;
-        let accounts = keys(reports.iter().map(|report| &report.account));
-        let held: i64 = sqlx::query_scalar(DONE)
             .bind(&accounts)
             .bind(reports.iter().map(|report| report.lease).collect::<Vec<_>>())
             .bind(reports.iter().map(|report| report.again_at).collect::<Vec<_>>())
             .bind(reports.iter().map(|report| report.rewrite).collect::<Vec<_>>())
             .fetch_one(self.pushes())
             .await?;
+        let changed = told > 0;
         if usize::try_from(held) == Ok(reports.len()) {
             return Ok(Reported { changed, again: false, gone: false });
         }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use nats_authority::{
     entropy::SystemEntropy,
-    nkey::{Account, KeyPair},
+    nkey::{Account, KeyPair, Operator},
     store::{
         Store,
-        accounts::AccountServer,
+        accounts::{self, AccountServer},
+        operator_rotations,
         pushes::{DueAccount, PushReport, Reported},
     },
 };
@@ -109,4 +110,35 @@ async fn what_is_claimed_and_reported_is_found_by_index() {
     }
     closed(&l, &store).await;
     assert_eq!(read_in_sequence(&l).await - before, 0);
+}
+
+/// Who mints waits for the rows that a report has locked. A report that waited for the mint would wait for ever.
+#[tokio::test]
+async fn a_report_does_not_wait_for_whoever_mints() {
+    let l = ledger().await;
+    populate(&l).await;
+    let store = l.authority.store();
+    store.all_due(l.authority.now(), || ()).await.unwrap();
+    let due = store.claim_due_accounts(1, 60, l.authority.now()).await.unwrap().remove(0);
+    // As a mint begins, and as accounts are signed by another key of the operator.
+    let mut minting = PgConnection::connect(l.database.url()).await.unwrap();
+    let mut change = minting.begin().await.unwrap();
+    accounts::lock(&mut change, due.account).await.unwrap();
+    let key = KeyPair::<Operator>::generate(&SystemEntropy::new()).public();
+    operator_rotations::take_unsigned(&mut change, key, None, 10).await.unwrap();
+    let (account, generation, lease) = (due.account, due.generation, due.lease);
+    // Of a server that nobody has heard of before: the row is new, and refers to the account's.
+    let server = [AccountServer {
+        account,
+        server: "n4".to_owned(),
+        server_id: "N4".to_owned(),
+        stored: generation,
+        effective: None,
+        error: None,
+    }];
+    let report = [PushReport { account, generation, again_at: None, lease, rewrite: false }];
+    let reported = store.report_push(&report, &server, l.authority.now());
+    let reported = tokio::time::timeout(Duration::from_secs(5), reported).await.expect("it waits").unwrap();
+    assert_eq!(reported, Reported { changed: true, again: false, gone: false });
+    change.commit().await.unwrap();
 }
