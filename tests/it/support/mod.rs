@@ -102,11 +102,16 @@ pub fn edit(path: impl AsRef<Path>, from: &str, to: &str) {
     fs::write(path, text.replacen(from, to, 1)).unwrap();
 }
 
+/// Where databases, servers and the tests themselves write: `TEST_FILES`, or else below the target folder.
+fn files() -> PathBuf {
+    std::env::var_os("TEST_FILES").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from)
+}
+
 /// A directory that is removed with the value.
 pub fn temp_dir() -> TempDir {
     let mut builder = tempfile::Builder::new();
     let builder = builder.prefix("it-").disable_cleanup(run::dir().is_some());
-    let tmp = run::dir().map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), |run| run.join("files"));
+    let tmp = run::dir().map_or_else(files, |run| run.join("files"));
     builder.tempdir_in(tmp).expect("a directory")
 }
 
@@ -128,7 +133,7 @@ async fn server() -> &'static TestServer {
     static SERVER: OnceCell<TestServer> = OnceCell::const_new();
     SERVER
         .get_or_init(|| async {
-            let (dir, slot) = free_slot(run::dir().unwrap_or(Path::new(env!("CARGO_TARGET_TMPDIR"))));
+            let (dir, slot) = free_slot(&run::dir().map_or_else(files, Path::to_owned));
             let postgres = Postgres::start(&dir, Durability::Fast).await.expect("a Postgres for the tests");
             if run::dir().is_some() {
                 log_statements(&postgres.url()).await;
