@@ -39,8 +39,8 @@ pub struct Asker<'a> {
     pub timing: Timing,
     /// The names of servers that do not answer what is asked here.
     pub skip: Vec<String>,
-    /// Until when what is asked may be asked again over the next connection.
-    pub again: Duration,
+    /// Until when what is asked may be sent again, over the next connection.
+    pub resend: Duration,
 }
 
 /// After so many pauses in a row without a connection nothing more is expected.
@@ -54,7 +54,7 @@ impl Asker<'_> {
 
     /// The same for what may be overtaken: a process that was stopped in the middle does not say again what was true then.
     pub(super) fn prompt(&self) -> Self {
-        Asker { again: self.timing.again, skip: self.skip.clone(), ..*self }
+        Asker { resend: self.timing.resend, skip: self.skip.clone(), ..*self }
     }
 
     /// The same for requests that only resolvers with a directory answer.
@@ -119,7 +119,7 @@ impl Asker<'_> {
                     given_up.extend::<Vec<_>>(dead);
                 }
                 Ok(()) = connects.changed() => {
-                    if start.elapsed() > self.again {
+                    if start.elapsed() > self.resend {
                         break;
                     }
                     listener.publish(self.link.client(), subject, payload.clone()).await?;

@@ -33,7 +33,7 @@ pub struct Timing {
     pub idle: Duration,
     /// Until when an account JWT is sent again after a reconnect. Later somebody else may have sent a newer one, and
     /// servers keep whatever comes last.
-    pub again: Duration,
+    pub resend: Duration,
     /// Until a server that does not answer is pinged.
     pub doubt: Duration,
     /// Between the rounds of pings.
@@ -52,7 +52,7 @@ impl Default for Timing {
             answer: Duration::from_secs(5),
             slow_answer: Duration::from_mins(1),
             idle: Duration::from_millis(500),
-            again: Duration::from_secs(1),
+            resend: Duration::from_secs(1),
             doubt: Duration::from_millis(250),
             ping: Duration::from_secs(2),
             ping_window: Duration::from_millis(250),
@@ -99,7 +99,7 @@ impl SystemResolver {
     }
 
     fn asker<'a>(&'a self, link: &'a Link) -> Asker<'a> {
-        Asker { link, registry: &self.registry, timing: self.timing, skip: Vec::new(), again: Duration::MAX }
+        Asker { link, registry: &self.registry, timing: self.timing, skip: Vec::new(), resend: Duration::MAX }
     }
 }
 

@@ -55,7 +55,7 @@ pub struct Reported {
     /// A server has something else than was known before.
     pub changed: bool,
     /// An account has a newer generation, and is due again.
-    pub again: bool,
+    pub overtaken: bool,
     /// An account was deleted meanwhile: the push may have brought it back.
     pub gone: bool,
 }
@@ -240,15 +240,15 @@ impl Store {
             .await?;
         let changed = told > 0;
         if usize::try_from(held) == Ok(reports.len()) {
-            return Ok(Reported { changed, again: false, gone: false });
+            return Ok(Reported { changed, overtaken: false, gone: false });
         }
-        let (again, gone) = sqlx::query_as(OVERTAKEN)
+        let (overtaken, gone) = sqlx::query_as(OVERTAKEN)
             .bind(&accounts)
             .bind(reports.iter().map(|report| report.generation).collect::<Vec<_>>())
             .bind(now)
             .fetch_one(self.pushes())
             .await?;
-        Ok(Reported { changed, again, gone })
+        Ok(Reported { changed, overtaken, gone })
     }
 
     /// A server appeared or came back with a new id: every account is due that it has not acknowledged

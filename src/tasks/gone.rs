@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long to wait before servers are asked again that still have such a connection.
-const AGAIN: Duration = Duration::from_millis(100);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The connections of an account before a revocation; none: nobody could be asked.
 pub async fn before(resolver: Option<&dyn Resolver>, account: PublicKey<Account>) -> Option<Vec<Connections>> {
@@ -53,7 +53,7 @@ pub async fn confirm(
         if view.left.is_empty() || Instant::now() >= deadline {
             return Ok(view);
         }
-        sleep(AGAIN).await;
+        sleep(ASK_AGAIN).await;
     }
 }
 

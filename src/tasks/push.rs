@@ -50,7 +50,7 @@ const UNSETTLED: usize = 2048;
 const HELD: Duration = Duration::from_millis(5);
 
 /// When to look whether more is due than was found: what somebody had locked. Whatever becomes due nudges.
-const AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What came of a look for due accounts.
 enum Look {
@@ -71,7 +71,7 @@ pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>
             Look::Idle
         });
         let wait = match look {
-            Look::Pushed => AGAIN,
+            Look::Pushed => LOOK_AGAIN,
             Look::Held => pause,
             Look::Idle => TICK,
         };

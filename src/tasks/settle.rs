@@ -132,7 +132,7 @@ async fn record(authority: &Authority, pushed: impl Future<Output = Vec<Pushed>>
             if reported.gone {
                 authority.reconcile_wanted.notify_one();
             }
-            if reported.again {
+            if reported.overtaken {
                 authority.push_wanted.notify_one();
             }
             // Both look at what servers have; where that is as before, their next tick is soon enough.

@@ -106,7 +106,7 @@ async fn what_is_claimed_and_reported_is_found_by_index() {
         };
         let reports: Vec<_> = due.iter().enumerate().map(report).collect();
         let reported = store.report_push(&reports, &servers.collect::<Vec<_>>(), l.authority.now()).await.unwrap();
-        assert_eq!(reported, Reported { changed: false, again: false, gone: false });
+        assert_eq!(reported, Reported { changed: false, overtaken: false, gone: false });
     }
     closed(&l, &store).await;
     assert_eq!(read_in_sequence(&l).await - before, 0);
@@ -139,6 +139,6 @@ async fn a_report_does_not_wait_for_whoever_mints() {
     let report = [PushReport { account, generation, again_at: None, lease, rewrite: false }];
     let reported = store.report_push(&report, &server, l.authority.now());
     let reported = tokio::time::timeout(Duration::from_secs(5), reported).await.expect("it waits").unwrap();
-    assert_eq!(reported, Reported { changed: true, again: false, gone: false });
+    assert_eq!(reported, Reported { changed: true, overtaken: false, gone: false });
     change.commit().await.unwrap();
 }

@@ -1,7 +1,11 @@
 //! The OpenAPI document as tests hold answers against it.
 
-use std::sync::OnceLock;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
+use jsonschema::Validator;
 use nats_authority::api;
 use serde_json::Value;
 
@@ -47,11 +51,20 @@ pub fn names_refusal(method: &str, path: &str, status: u16, code: &str) {
 /// Fails unless `value` is what `content` of an answer or a request says.
 #[track_caller]
 pub fn fits(content: &Value, value: &Value, what: &str) {
-    let mut schema = content["schema"].clone();
-    // References lead into the document.
-    schema["components"] = document()["components"].clone();
-    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let validator = validator(&content["schema"]);
     let faults: Vec<_> =
         validator.iter_errors(value).map(|fault| format!("{}: {fault}", fault.instance_path())).collect();
     assert!(faults.is_empty(), "{what}: {faults:#?} {value:#}");
+}
+
+/// Made once for each schema: each holds the whole document, for references lead into it.
+fn validator(schema: &Value) -> Arc<Validator> {
+    static VALIDATORS: Mutex<BTreeMap<String, Arc<Validator>>> = Mutex::new(BTreeMap::new());
+    let made = || {
+        let mut schema = schema.clone();
+        schema["components"] = document()["components"].clone();
+        Arc::new(jsonschema::draft202012::new(&schema).unwrap())
+    };
+    let mut validators = VALIDATORS.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(validators.entry(schema.to_string()).or_insert_with(made))
 }
