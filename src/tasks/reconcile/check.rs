@@ -165,10 +165,10 @@ impl<'a> Check<'a> {
                 match present {
                     Some(_) => {
                         let complete = complete || !server.may_store();
-                        suspect.runs.push(Runs { seen: Seen::of(&jwt), complete });
+                        suspect.runs.push(Runs { seen: Seen::of(&jwt, present.as_ref()), complete });
                     }
                     // Deleted, perhaps, and still in its directory.
-                    None if server.may_store() => suspect.stored.push(Seen::of(&jwt)),
+                    None if server.may_store() => suspect.stored.push(Seen::of(&jwt, None)),
                     None => {}
                 }
                 suspects.insert(key, suspect);
@@ -219,7 +219,7 @@ impl<'a> Check<'a> {
         let mut moving = false;
         for (account, token) in stored {
             let present = missing.remove(&account);
-            let seen = Seen::of(&token);
+            let seen = Seen::of(&token, present.as_ref());
             if let Some(hash) = before.get(&account).filter(|hash| present.is_none() && seen.is(hash)) {
                 // Still the one that nobody here knows.
                 self.memory.unknown.insert(account, *hash);
@@ -252,7 +252,8 @@ impl<'a> Check<'a> {
                 if let (Ok(answers), Some(suspect)) = (answers, suspects.get_mut(&key))
                     && answers.len() >= full
                 {
-                    suspect.stored = answers.iter().map(|answer| seen(answer.as_deref())).collect();
+                    let present = suspect.present.as_ref();
+                    suspect.stored = answers.iter().map(|answer| seen(answer.as_deref(), present)).collect();
                 }
             }
         }
@@ -332,14 +333,14 @@ impl<'a> Check<'a> {
         let still = page.into_iter().filter(|(_, present)| present.is_none_or(|present| !present.moving));
         let looks = still.map(|(account, present)| async move {
             let stored = resolver.lookup(account).await.unwrap_or_default();
-            let stored: Vec<_> = stored.iter().map(|answer| seen(answer.as_deref())).collect();
+            let stored: Vec<_> = stored.iter().map(|answer| seen(answer.as_deref(), present.as_ref())).collect();
             let runs = resolver.effective(account).await;
             let all_ran = runs.as_ref().is_ok_and(|runs| runs.iter().all(|a| a.effective != Effective::NoAnswer));
             let heard = stored.len() >= full && all_ran;
             let runs = runs.unwrap_or_default();
             let runs = runs.iter().filter_map(|answer| match &answer.effective {
                 Effective::Running { jwt, complete, .. } => {
-                    Some(Runs { seen: Seen::of(jwt), complete: *complete || !told(&answer.server) })
+                    Some(Runs { seen: Seen::of(jwt, present.as_ref()), complete: *complete || !told(&answer.server) })
                 }
                 _ => None,
             });

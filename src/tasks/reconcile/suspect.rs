@@ -9,14 +9,22 @@ use crate::{jwt::envelope::read_unverified, store::reconcile::Present};
 #[derive(Debug)]
 pub(super) enum Seen {
     Absent,
-    Text { hash: Hash, issuer: Option<String> },
+    Text {
+        hash: Hash,
+        /// By its own words; of the present JWT it is not read.
+        issuer: Option<String>,
+    },
 }
 
 impl Seen {
-    pub(super) fn of(token: &str) -> Self {
+    pub(super) fn of(token: &str, present: Option<&Present>) -> Self {
+        let hash: Hash = Sha256::digest(token).into();
+        if present.is_some_and(|present| present.sha256 == hash) {
+            return Self::Text { hash, issuer: None };
+        }
         let claims = read_unverified(token).ok().map(|token| token.claims);
         let issuer = claims.and_then(|claims| claims.get("iss")?.as_str().map(str::to_owned));
-        Self::Text { hash: Sha256::digest(token).into(), issuer }
+        Self::Text { hash, issuer }
     }
 
     pub(super) fn is(&self, wanted: &Hash) -> bool {
@@ -47,6 +55,6 @@ impl Suspect {
     }
 }
 
-pub(super) fn seen(token: Option<&str>) -> Seen {
-    token.map_or(Seen::Absent, Seen::of)
+pub(super) fn seen(token: Option<&str>, present: Option<&Present>) -> Seen {
+    token.map_or(Seen::Absent, |token| Seen::of(token, present))
 }
