@@ -60,6 +60,9 @@ const IDLE: &str = "SET idle_in_transaction_session_timeout = '5s'";
 /// pushing asks for, and are the same each time, for it finds all by index.
 const PLANNED_ONCE: &str = "SET plan_cache_mode = 'force_generic_plan'";
 
+/// How long a probe tries to connect; a fifth of it is the longest pause between two tries.
+const PROBE: Duration = Duration::from_secs(2);
+
 /// A transaction of the ledger.
 pub type Tx = Transaction<'static, Postgres>;
 
@@ -90,14 +93,17 @@ impl Store {
             .with_source(error)
         })?;
         let pushes = options(PUSHES, timeout, &[IDLE, PLANNED_ONCE]).connect_lazy(url.expose_secret())?;
-        // Open before it is needed: to open one takes many steps, and each of them long under the load that is asked about.
+        // Not kept open by the pool (`min_connections`): that would try again at intervals that grow with the outage, and
+        // nobody else may open it meanwhile.
         let probe = PgPoolOptions::new()
-            .min_connections(1)
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
-            .acquire_timeout(timeout)
+            .acquire_timeout(timeout.min(PROBE))
             .connect_lazy(url.expose_secret())?;
+        // Open before it is needed: to open one takes many steps, and each of them long under the load that is asked about.
+        let first = probe.clone();
+        tokio::spawn(async move { first.acquire().await.map(drop) });
         Ok(Self { pool, probe, pushes })
     }
 

@@ -29,6 +29,7 @@ mod metrics;
 mod months;
 mod operator_rotation;
 mod operator_rotation_live;
+mod outage;
 mod overload;
 mod plain_key;
 mod platform;
