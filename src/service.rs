@@ -56,6 +56,7 @@ impl Service {
         };
         let store = Store::connect(&config.database_url, config.max_connections, DATABASE_TIMEOUT).await?;
         store.migrate().await?;
+        store.open_all();
         if let Some(file) = &config.bundle {
             let bundle = read_bundle(file)?;
             if bundle.adopt(&store, &signer, clock.as_ref(), entropy.as_ref()).await? {

@@ -95,16 +95,20 @@ impl Store {
         let pushes = options(PUSHES, timeout, &[IDLE, PLANNED_ONCE]).connect_lazy(url.expose_secret())?;
         // Not kept open by the pool (`min_connections`): that would try again at intervals that grow with the outage, and
         // nobody else may open it meanwhile.
-        let probe = PgPoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .acquire_timeout(timeout.min(PROBE))
-            .connect_lazy(url.expose_secret())?;
-        // Open before it is needed: to open one takes many steps, and each of them long under the load that is asked about.
-        let first = probe.clone();
-        tokio::spawn(async move { first.acquire().await.map(drop) });
+        let probe = options(1, timeout.min(PROBE), &[]).connect_lazy(url.expose_secret())?;
         Ok(Self { pool, probe, pushes })
+    }
+
+    /// Opens all connections that there may be, in the background: to open one takes many steps, and each of them long under
+    /// load, in which a request would wait in vain for the one that it has to open.
+    pub fn open_all(&self) {
+        for pool in [&self.pool, &self.pushes, &self.probe].map(PgPool::clone) {
+            tokio::spawn(async move {
+                let all = (0..pool.options().get_max_connections()).map(|_| pool.acquire());
+                // Together, or the first one would be taken again.
+                futures::future::join_all(all).await;
+            });
+        }
     }
 
     /// Applies the migrations that are missing.
@@ -148,6 +152,9 @@ fn options(max_connections: u32, timeout: Duration, settings: &'static [&'static
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(timeout)
+        // What is open stays so: see `open_all`.
+        .idle_timeout(None)
+        .max_lifetime(None)
         // One round trip less for each request under load; a connection that has rested may be
         // one to a Postgres that was restarted meanwhile.
         .test_before_acquire(false)
