@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::support::http::Http;
+use crate::support::{http::Http, stack::eventually};
 
 /// Organizations that exist before the load, with an environment in which credentials are issued.
 pub const BASE: usize = 4;
@@ -72,11 +72,18 @@ impl Told {
     }
 }
 
+/// How many requests were answered so far.
+#[derive(Debug, Default)]
+struct Answered {
+    all: AtomicUsize,
+    revocations: AtomicUsize,
+}
+
 /// Running clients.
 pub struct Load {
     clients: Vec<JoinHandle<Told>>,
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    answered: Arc<Answered>,
 }
 
 /// Makes the organizations in which the clients issue.
@@ -89,7 +96,7 @@ pub async fn prepare(http: &Http) {
 impl Load {
     /// Starts `clients`, spread over the replicas. Everything that they choose follows from `seed`.
     pub fn start(replicas: &[Arc<Http>], clients: usize, seed: u64) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::<Answered>::default());
         let clients = (0..clients).map(|number| {
             let client = Client {
                 number,
@@ -108,7 +115,20 @@ impl Load {
 
     /// How many requests were answered so far.
     pub fn answered(&self) -> usize {
-        self.answered.load(Ordering::Relaxed)
+        self.answered.all.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more requests are answered: however slow the machine is, clients got something
+    /// that may be lost.
+    pub async fn works(&self, more: usize) {
+        let enough = self.answered() + more;
+        eventually("the clients are at work", || async { self.answered() >= enough }).await;
+    }
+
+    /// Waits until something was revoked. Before the last fault: what comes after it proves little.
+    pub async fn revokes(&self) {
+        let revoked = || async { self.answered.revocations.load(Ordering::Relaxed) > 0 };
+        eventually("something is revoked", revoked).await;
     }
 
     /// Ends the clients after their present request; what they were told.
@@ -131,7 +151,7 @@ struct Client {
     made: usize,
     /// The cluster has no room for more organizations.
     full: bool,
-    total: Arc<AtomicUsize>,
+    total: Arc<Answered>,
     told: Told,
 }
 
@@ -163,7 +183,7 @@ impl Client {
         match replica.try_send(Method::POST, path, Some(body)).await {
             Ok((status, answer)) if expected.contains(&status) => {
                 self.told.answered += 1;
-                self.total.fetch_add(1, Ordering::Relaxed);
+                self.total.all.fetch_add(1, Ordering::Relaxed);
                 Some((status, answer))
             }
             Ok((503, _)) => {
@@ -226,6 +246,7 @@ impl Client {
     async fn revoke(&mut self, id: String) {
         let answer = self.ask(&format!("/api/v1/credentials/{id}/revoke"), json!({}), &[200]).await;
         let fate = if answer.is_some() { Fate::Revoked } else { Fate::Unsure };
+        self.total.revocations.fetch_add(usize::from(answer.is_some()), Ordering::Relaxed);
         self.told.credentials.get_mut(&id).unwrap().fate = fate;
     }
 }
