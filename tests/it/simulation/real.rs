@@ -147,6 +147,19 @@ impl Both {
         }
     }
 
+    /// Waits until a request reaches the third server: the first hears of what it listens to only after their route
+    /// has formed.
+    async fn reaches_third(&self) {
+        let heard = || async {
+            let inbox = self.client.new_inbox();
+            let answers = self.client.subscribe(inbox.clone()).await.unwrap();
+            self.client.publish_with_reply("$SYS.REQ.CLAIMS.LIST", inbox, "".into()).await.unwrap();
+            let all = answers.take(3).collect::<Vec<_>>();
+            tokio::time::timeout(Duration::from_millis(500), all).await.is_ok()
+        };
+        eventually("all three answer", heard).await;
+    }
+
     async fn carry_out(&self, key: Key, what: Do) {
         let token = match what {
             Update(number) => self.token(key, number, false),
@@ -220,6 +233,7 @@ impl Both {
         }
         self.state().start(2);
         self.real.start_server(2).await.unwrap();
+        self.reaches_third().await;
     }
 
     /// What the simulated servers store once they have synchronized for long enough.
