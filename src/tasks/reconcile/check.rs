@@ -220,18 +220,16 @@ impl<'a> Check<'a> {
         for (account, token) in stored {
             let present = missing.remove(&account);
             let seen = Seen::of(&token, present.as_ref());
-            if let Some(hash) = before.get(&account).filter(|hash| present.is_none() && seen.is(hash)) {
+            match seen {
+                Seen::Present => {}
                 // Still the one that nobody here knows.
-                self.memory.unknown.insert(account, *hash);
-                continue;
-            }
-            if present.is_some_and(|present| seen.is(&present.sha256)) {
-                continue;
-            }
-            if present.is_some_and(|present| present.moving) {
-                moving = true;
-            } else {
-                suspects.insert(account, Suspect { present, stored: vec![seen], runs: Vec::new() });
+                Seen::Other { hash, .. } if present.is_none() && before.get(&account) == Some(&hash) => {
+                    self.memory.unknown.insert(account, hash);
+                }
+                _ if present.is_some_and(|present| present.moving) => moving = true,
+                seen => {
+                    suspects.insert(account, Suspect { present, stored: vec![seen], runs: Vec::new() });
+                }
             }
         }
         for (account, present) in missing {
@@ -347,18 +345,9 @@ impl<'a> Check<'a> {
             (account, Suspect { present, stored, runs: runs.collect() }, heard)
         });
         let looked: Vec<_> = stream::iter(looks).buffer_unordered(IN_FLIGHT).collect().await;
-        let unexpected = |suspect: &Suspect| {
-            let mut seen = suspect.seen();
-            match suspect.present {
-                Some(present) => {
-                    seen.any(|seen| !seen.is(&present.sha256)) || suspect.runs.iter().any(|runs| !runs.complete)
-                }
-                None => seen.any(|seen| !matches!(seen, Seen::Absent)),
-            }
-        };
         let heard = looked.iter().all(|(_, _, heard)| *heard);
         let looked = looked.into_iter().map(|(account, suspect, _)| (account, suspect));
-        (looked.filter(|(_, suspect)| unexpected(suspect)).collect(), heard)
+        (looked.filter(|(_, suspect)| suspect.is_unexpected()).collect(), heard)
     }
 
     /// Decides about each suspect and carries it out. True: something that is ours is wrong.
@@ -369,16 +358,17 @@ impl<'a> Check<'a> {
             .iter()
             .flat_map(|(key, suspect)| suspect.seen().map(move |seen| (*key, seen)))
             .filter_map(|(key, seen)| match seen {
-                Seen::Text { hash, .. } => Some((key, *hash)),
-                Seen::Absent => None,
+                Seen::Other { hash, .. } => Some((key, *hash)),
+                Seen::Absent | Seen::Present => None,
             })
             .collect();
         let generations = self.ledger.generations(&texts).await?;
         let deleted: HashSet<Key> = self.ledger.deleted(&unknown).await?.into_iter().collect();
         let acknowledged = self.ledger.acknowledged(&keys, &self.live).await?;
-        let copy = |account: Key, seen: &Seen| match seen {
+        let copy = |account: Key, present: Option<Present>, seen: &Seen| match seen {
             Seen::Absent => Copy::Absent,
-            Seen::Text { hash, issuer } => {
+            Seen::Present => present.map_or(Copy::Absent, |present| Copy::Ours(present.generation)),
+            Seen::Other { hash, issuer } => {
                 let other = || {
                     let ours = issuer.as_deref().is_some_and(|issuer| self.ledger.is_ours(issuer));
                     Copy::Other { issuer: issuer.clone(), ours }
@@ -395,9 +385,9 @@ impl<'a> Check<'a> {
                 }
                 None => deleted.contains(account).then_some(Desired::Deleted),
             };
-            let stored: Vec<Copy> = suspect.stored.iter().map(|seen| copy(*account, seen)).collect();
-            let decide_running =
-                |runs: &Runs| decide_running(desired.as_ref(), &copy(*account, &runs.seen), runs.complete);
+            let copy = |seen: &Seen| copy(*account, suspect.present, seen);
+            let stored: Vec<Copy> = suspect.stored.iter().map(copy).collect();
+            let decide_running = |runs: &Runs| decide_running(desired.as_ref(), &copy(&runs.seen), runs.complete);
             let running = suspect.runs.iter().map(decide_running).max().unwrap_or(Action::Nothing);
             let action = decide_all(desired.as_ref(), &stored).max(running);
             match action {
@@ -412,8 +402,8 @@ impl<'a> Check<'a> {
             }
         }
         for account in others {
-            if let Some(Seen::Text { hash, .. }) =
-                suspects.get(&account).and_then(|s| s.stored.iter().find(|seen| matches!(seen, Seen::Text { .. })))
+            if let Some(Seen::Other { hash, .. }) =
+                suspects.get(&account).and_then(|s| s.stored.iter().find(|seen| matches!(seen, Seen::Other { .. })))
             {
                 self.memory.unknown.insert(account, *hash);
             }

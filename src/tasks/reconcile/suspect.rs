@@ -9,9 +9,11 @@ use crate::{jwt::envelope::read_unverified, store::reconcile::Present};
 #[derive(Debug)]
 pub(super) enum Seen {
     Absent,
-    Text {
+    /// The account's present JWT: nothing of it has to be read.
+    Present,
+    /// Any other; the issuer by its own words.
+    Other {
         hash: Hash,
-        /// By its own words; of the present JWT it is not read.
         issuer: Option<String>,
     },
 }
@@ -20,15 +22,11 @@ impl Seen {
     pub(super) fn of(token: &str, present: Option<&Present>) -> Self {
         let hash: Hash = Sha256::digest(token).into();
         if present.is_some_and(|present| present.sha256 == hash) {
-            return Self::Text { hash, issuer: None };
+            return Self::Present;
         }
         let claims = read_unverified(token).ok().map(|token| token.claims);
         let issuer = claims.and_then(|claims| claims.get("iss")?.as_str().map(str::to_owned));
-        Self::Text { hash, issuer }
-    }
-
-    pub(super) fn is(&self, wanted: &Hash) -> bool {
-        matches!(self, Self::Text { hash, .. } if hash == wanted)
+        Self::Other { hash, issuer }
     }
 }
 
@@ -52,6 +50,15 @@ impl Suspect {
     /// All that servers store and run of it.
     pub(super) fn seen(&self) -> impl Iterator<Item = &Seen> {
         self.stored.iter().chain(self.runs.iter().map(|runs| &runs.seen))
+    }
+
+    /// Something of it is not as it should be, or may not be.
+    pub(super) fn is_unexpected(&self) -> bool {
+        let right = |seen: &Seen| match self.present {
+            Some(_) => matches!(seen, Seen::Present),
+            None => matches!(seen, Seen::Absent),
+        };
+        !self.seen().all(right) || self.present.is_some() && self.runs.iter().any(|runs| !runs.complete)
     }
 }
 
