@@ -36,7 +36,8 @@ test-api: setup ## the API against its own OpenAPI document, with schemathesis (
 	$(CARGO) test --locked --test it -- contract:: --nocapture
 
 chaos: setup ## faults at full size, and many schedules on a simulated cluster (CHAOS_SCHEDULES, CHAOS_SEED)
-	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --test it -- simulation:: --nocapture
+	CHAOS_SCHEDULES=$(CHAOS_SCHEDULES) $(CARGO) test --locked --config 'profile.dev.package.nats-authority.opt-level=1' \
+		--test simulation -- --nocapture
 	CHAOS_FULL=1 $(CARGO) test --locked --test it -- chaos:: months:: reconcile:: --nocapture --test-threads=1
 
 test-secrets: setup ## all tests at their most talkative, then a search for every secret in what they left

@@ -3,6 +3,12 @@
 //!
 //! Each account has a script of its own; what happens to the third server is common to all of them.
 
+#![expect(clippy::print_stdout, reason = "says what the servers did")]
+
+#[expect(dead_code, reason = "the schedules on simulated clusters use the rest")]
+#[path = "../simulation/cluster.rs"]
+mod cluster;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -21,7 +27,7 @@ use nats_authority::{
 };
 use serde_json::json;
 
-use super::cluster::{Key, Meta, SimulatedCluster, State};
+use self::cluster::{Key, Meta, SimulatedCluster, State};
 use crate::{
     resolver::{generate, operator_key, sign, system_account, trust, user},
     support::{self, stack::eventually},

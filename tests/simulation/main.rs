@@ -3,20 +3,24 @@
 //!
 //! `CHAOS_SCHEDULES` says how many (2,000), `CHAOS_SEED` where to begin; what fails is shrunk and printed
 //! with its seed.
+//!
+//! A target of its own, so that it can be optimized for very many schedules without the tests that need real parts.
+//! That real servers do the same as simulated ones is tested there, in `tests/it/simulation.rs`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "shows the seed")]
 
 mod cluster;
 mod driver;
+#[expect(dead_code, reason = "shared with the tests that need real parts")]
+#[path = "../it/support/knobs.rs"]
+mod knobs;
 mod ledger;
-mod real;
 mod schedule;
 
 use driver::{Bug, run};
+use knobs::number;
 use schedule::{Disk, Event, schedule};
-
-use crate::support::knobs::number;
 
 /// Leaves out events as long as it still fails.
 fn shrink(seed: u64, nodes: usize, mut events: Vec<Event>) -> Vec<Event> {
