@@ -221,7 +221,7 @@ impl<'a> Check<'a> {
             let present = missing.remove(&account);
             let seen = Seen::of(&token, present.as_ref());
             match seen {
-                Seen::Present => {}
+                Seen::Present(_) => {}
                 // Still the one that nobody here knows.
                 Seen::Other { hash, .. } if present.is_none() && before.get(&account) == Some(&hash) => {
                     self.memory.unknown.insert(account, hash);
@@ -359,15 +359,15 @@ impl<'a> Check<'a> {
             .flat_map(|(key, suspect)| suspect.seen().map(move |seen| (*key, seen)))
             .filter_map(|(key, seen)| match seen {
                 Seen::Other { hash, .. } => Some((key, *hash)),
-                Seen::Absent | Seen::Present => None,
+                Seen::Absent | Seen::Present(_) => None,
             })
             .collect();
         let generations = self.ledger.generations(&texts).await?;
         let deleted: HashSet<Key> = self.ledger.deleted(&unknown).await?.into_iter().collect();
         let acknowledged = self.ledger.acknowledged(&keys, &self.live).await?;
-        let copy = |account: Key, present: Option<Present>, seen: &Seen| match seen {
+        let copy = |account: Key, seen: &Seen| match seen {
             Seen::Absent => Copy::Absent,
-            Seen::Present => present.map_or(Copy::Absent, |present| Copy::Ours(present.generation)),
+            Seen::Present(generation) => Copy::Ours(*generation),
             Seen::Other { hash, issuer } => {
                 let other = || {
                     let ours = issuer.as_deref().is_some_and(|issuer| self.ledger.is_ours(issuer));
@@ -385,7 +385,7 @@ impl<'a> Check<'a> {
                 }
                 None => deleted.contains(account).then_some(Desired::Deleted),
             };
-            let copy = |seen: &Seen| copy(*account, suspect.present, seen);
+            let copy = |seen: &Seen| copy(*account, seen);
             let stored: Vec<Copy> = suspect.stored.iter().map(copy).collect();
             let decide_running = |runs: &Runs| decide_running(desired.as_ref(), &copy(&runs.seen), runs.complete);
             let running = suspect.runs.iter().map(decide_running).max().unwrap_or(Action::Nothing);

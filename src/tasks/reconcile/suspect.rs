@@ -9,8 +9,8 @@ use crate::{jwt::envelope::read_unverified, store::reconcile::Present};
 #[derive(Debug)]
 pub(super) enum Seen {
     Absent,
-    /// The account's present JWT: nothing of it has to be read.
-    Present,
+    /// The account's present JWT, of this generation: nothing of it has to be read.
+    Present(i64),
     /// Any other; the issuer by its own words.
     Other {
         hash: Hash,
@@ -21,8 +21,8 @@ pub(super) enum Seen {
 impl Seen {
     pub(super) fn of(token: &str, present: Option<&Present>) -> Self {
         let hash: Hash = Sha256::digest(token).into();
-        if present.is_some_and(|present| present.sha256 == hash) {
-            return Self::Present;
+        if let Some(present) = present.filter(|present| present.sha256 == hash) {
+            return Self::Present(present.generation);
         }
         let claims = read_unverified(token).ok().map(|token| token.claims);
         let issuer = claims.and_then(|claims| claims.get("iss")?.as_str().map(str::to_owned));
@@ -55,7 +55,7 @@ impl Suspect {
     /// Something of it is not as it should be, or may not be.
     pub(super) fn is_unexpected(&self) -> bool {
         let right = |seen: &Seen| match self.present {
-            Some(_) => matches!(seen, Seen::Present),
+            Some(_) => matches!(seen, Seen::Present(_)),
             None => matches!(seen, Seen::Absent),
         };
         !self.seen().all(right) || self.present.is_some() && self.runs.iter().any(|runs| !runs.complete)

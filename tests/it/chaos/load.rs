@@ -125,7 +125,7 @@ impl Load {
         eventually("the clients are at work", || async { self.answered() >= enough }).await;
     }
 
-    /// Waits until something was revoked. Before the last fault: what comes after it proves little.
+    /// Waits until something was revoked: before the first fault, so that a revocation may be lost.
     pub async fn revokes(&self) {
         let revoked = || async { self.answered.revocations.load(Ordering::Relaxed) > 0 };
         eventually("something is revoked", revoked).await;

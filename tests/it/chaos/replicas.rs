@@ -145,11 +145,9 @@ async fn either_replica_may_hang_or_die_under_load() {
     prepare(site.http()).await;
     let spy = Spy::new(&site.system_client().await).await;
     let load = Load::start(&site.https(), clients, seed);
+    load.revokes().await;
     for round in 0..rounds {
         load.works(rng.random_range(1..100)).await;
-        if round == rounds - 1 {
-            load.revokes().await;
-        }
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..500))).await;
         let replica = rng.random_range(0..2);
         if round % 3 == 2 {
