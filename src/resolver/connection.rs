@@ -304,7 +304,7 @@ async fn open(shared: &Arc<Shared>, generation: u64) -> Result<Link> {
         .await
         .map_err(|error| Error::unavailable("nats-connect", describe(&error, shared.config.who)).with_source(error))?;
     let mux = Mux::new(&client).await?;
-    // The subscription has to be known before the first request; the flush is answered by the server.
+    // The subscription goes before the first request, over the same connection. That it was written says that there is one.
     let flushed = tokio::time::timeout(shared.config.timeout, client.flush()).await;
     if !matches!(flushed, Ok(Ok(()))) {
         return Err(Error::unavailable("nats-connect", "the NATS connection ended as soon as it was opened"));

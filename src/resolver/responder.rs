@@ -5,12 +5,13 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::connection::{Link, SystemConnection};
@@ -18,6 +19,15 @@ use crate::error::{Error, Result};
 
 /// How many requests wait here at most; behind them the client library keeps 64 Ki of a connection.
 const WAITING: usize = 1024;
+
+/// For so long a subscription stays beside the one that follows it: other servers hear of that over their routes.
+const OVERLAP: Duration = Duration::from_millis(250);
+
+/// More requests than are on their way to one subscription at a time.
+const ON_THEIR_WAY: u64 = 256;
+
+/// For so long as many more requests are waited for; less than the old connection lasts, as a rule.
+const COUNTING: Duration = Duration::from_secs(10);
 
 /// One request.
 pub struct Request {
@@ -59,7 +69,12 @@ impl Request {
             Some(headers) => self.client.publish_with_headers(reply, headers, Bytes::from(text)).await,
             None => self.client.publish(reply, Bytes::from(text)).await,
         };
-        sent.map_err(|error| Error::unavailable("nats-not-sent", "the answer could not be sent").with_source(error))
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Error::unavailable("nats-not-sent", "the answer could not be sent").with_source(error)
+        };
+        sent.map_err(|error| failed(error.into()))?;
+        // Of a connection that was replaced we may be the last to hold it, and what is not written then never is.
+        self.client.flush().await.map_err(|error| failed(error.into()))
     }
 }
 
@@ -116,29 +131,71 @@ async fn subscribe(link: &Link, subject: &str, queue: &str) -> Result<Subscriber
     };
     let subscriber = link.client().queue_subscribe(subject.to_owned(), queue.to_owned()).await;
     let subscriber = subscriber.map_err(|error| failed(&error))?;
-    // Answered by the server, so it knows the subscription from now on.
     link.client().flush().await.map_err(|error| failed(&error))?;
     Ok(subscriber)
 }
 
 /// Passes requests on until told to leave, and then those that are on their way.
+///
+/// The client library forgets a subscription at once when it is drained, and drops what servers have sent by then. It and
+/// the server agree on the end where they count: after so many more requests. Where fewer come, hardly any is on its way
+/// when it is drained in the end.
 async fn forward(link: Arc<Link>, mut subscriber: Subscriber, sender: mpsc::Sender<Request>, leave: CancellationToken) {
-    let mut leaving = false;
+    let (mut leaving, mut count) = (Leaving::No, 0);
     loop {
         tokio::select! {
             message = subscriber.next() => {
                 let Some(message) = message else { return };
+                count += 1;
                 let request = Request { message, client: link.client().clone() };
                 if sender.send(request).await.is_err() {
                     return;
                 }
             }
-            () = leave.cancelled(), if !leaving => {
-                leaving = true;
-                if subscriber.drain().await.is_err() {
+            // Nobody answers any more.
+            () = sender.closed() => return,
+            () = leaving.over(&leave) => {
+                let told = match leaving {
+                    Leaving::No => Ok(()),
+                    Leaving::Overlapping(_) => subscriber.unsubscribe_after(count + ON_THEIR_WAY).await,
+                    Leaving::Counting(_) => subscriber.drain().await,
+                    // It ends by itself.
+                    Leaving::Drained => return,
+                };
+                if told.is_err() {
                     return;
                 }
+                leaving = leaving.next();
             }
+        }
+    }
+}
+
+/// How a subscription is left, step by step.
+enum Leaving {
+    No,
+    /// Until then the servers learn of the one that follows.
+    Overlapping(Instant),
+    /// Until then as many come as were agreed on.
+    Counting(Instant),
+    Drained,
+}
+
+impl Leaving {
+    /// Waits until it is time for the next step.
+    async fn over(&self, leave: &CancellationToken) {
+        match self {
+            Self::No => leave.cancelled().await,
+            Self::Overlapping(until) | Self::Counting(until) => tokio::time::sleep_until(*until).await,
+            Self::Drained => std::future::pending().await,
+        }
+    }
+
+    fn next(&self) -> Self {
+        match self {
+            Self::No => Self::Overlapping(Instant::now() + OVERLAP),
+            Self::Overlapping(_) => Self::Counting(Instant::now() + COUNTING),
+            Self::Counting(_) | Self::Drained => Self::Drained,
         }
     }
 }

@@ -45,6 +45,7 @@ mod renew_command;
 mod renewal;
 mod replayed;
 mod resolver;
+mod responder;
 mod revocation;
 mod roles;
 mod rotate_many;

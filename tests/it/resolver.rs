@@ -95,9 +95,9 @@ pub fn operator_key() -> KeyPair<Operator> {
 }
 
 /// Mints system users and counts them.
-struct Minter {
-    life: TimeDelta,
-    minted: AtomicU64,
+pub struct Minter {
+    pub life: TimeDelta,
+    pub minted: AtomicU64,
 }
 
 impl Credentials for Minter {
