@@ -95,7 +95,9 @@ pub fn start(
     let timing = Timing { answer: setup.answer_timeout, patience: setup.patience, ..Timing::default() };
     let resolver = Arc::new(SystemResolver::start(connection, clock, timing));
     tracker.spawn(watch::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
-    tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
+    let (pushed, heard) = reconcile::loading::channel();
+    tracker.spawn(push::run(Arc::clone(authority), Arc::clone(&resolver), pushed, stop.clone()));
+    tracker.spawn(reconcile::loading::run(Arc::clone(authority), Arc::clone(&resolver), heard, stop.clone()));
     tracker.spawn(reconcile::run(Arc::clone(authority), Arc::clone(&resolver), setup.reconcile_tick, stop.clone()));
     tracker.spawn(reconcile::pushed::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));
     tracker.spawn(stayed::run(Arc::clone(authority), Arc::clone(&resolver), stop.clone()));

@@ -19,6 +19,7 @@ use super::{
     TICK,
     claims::{Claims, LEASE},
     nudged,
+    reconcile::loading::Pushed,
     settle::{Answered, Settling},
 };
 use crate::{
@@ -62,8 +63,13 @@ enum Look {
     Held,
 }
 
-pub(super) async fn run(authority: Arc<Authority>, resolver: Arc<SystemResolver>, stop: CancellationToken) {
-    let mut settling = Settling::default();
+pub(super) async fn run(
+    authority: Arc<Authority>,
+    resolver: Arc<SystemResolver>,
+    pushed: Pushed,
+    stop: CancellationToken,
+) {
+    let mut settling = Settling::new(pushed);
     let mut pause = HELD;
     loop {
         let look = push_due(&authority, &resolver, &mut settling, &stop).await.unwrap_or_else(|error| {

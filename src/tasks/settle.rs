@@ -10,7 +10,7 @@ use futures::{
 };
 use tokio::sync::Notify;
 
-use super::{TICK, backoff};
+use super::{TICK, backoff, reconcile::loading::Pushed};
 use crate::{
     authority::Authority,
     error::Result,
@@ -40,17 +40,22 @@ const FEW: usize = 16;
 pub(super) type Answered = (DueAccount, PushOutcome);
 
 /// One pushed account and what each server has of it.
-type Pushed = (PushReport, Vec<AccountServer>);
+type Settled = (PushReport, Vec<AccountServer>);
 
 /// Servers are asked what they run, and it is written down, while the next accounts are pushed. Of one account the
 /// older generation is written down first.
-#[derive(Default)]
 pub(super) struct Settling {
     running: FuturesUnordered<BoxFuture<'static, HashSet<PublicKey<Account>>>>,
     accounts: HashSet<PublicKey<Account>>,
+    pushed: Pushed,
 }
 
 impl Settling {
+    /// Nothing is under way; what every live server has is said to `pushed`.
+    pub(super) fn new(pushed: Pushed) -> Self {
+        Self { running: FuturesUnordered::new(), accounts: HashSet::new(), pushed }
+    }
+
     /// Begins with what was `answered` if there is room, except for accounts that are being settled; of one that was
     /// pushed twice the newer push waits. What is not begun with stays there. It never waits: what is to be pushed
     /// next would wait as well.
@@ -72,7 +77,8 @@ impl Settling {
             return;
         }
         self.accounts.extend(&accounts);
-        let settling = tokio::spawn(settle_all(Arc::clone(authority), Arc::clone(resolver), first));
+        let settling =
+            tokio::spawn(settle_all(Arc::clone(authority), Arc::clone(resolver), self.pushed.clone(), first));
         self.running.push(Box::pin(async move {
             if settling.await.is_err() {
                 tracing::error!("settling a push panicked");
@@ -96,7 +102,7 @@ impl Settling {
 }
 
 /// Asks what servers run of what was pushed, and writes it down: of what no server has loaded at once.
-async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, answered: Vec<Answered>) {
+async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, pushed: Pushed, answered: Vec<Answered>) {
     let (authority, resolver) = (authority.as_ref(), resolver.as_ref());
     let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
     // Asked after the push: a server that loads an account from now on loads the new JWT.
@@ -116,16 +122,16 @@ async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, an
         settle(authority, resolver, due, &outcome, &effective, live).await
     });
     let (idle, running) = (idle.buffer_unordered(ASKING).collect(), running.buffer_unordered(ASKING).collect());
-    futures::join!(record(authority, idle), record(authority, running));
+    futures::join!(record(authority, &pushed, idle), record(authority, &pushed, running));
 }
 
 /// Writes down what each server has, and tells whoever waits for these accounts.
-async fn record(authority: &Authority, pushed: impl Future<Output = Vec<Pushed>>) {
-    let pushed = pushed.await;
-    if pushed.is_empty() {
+async fn record(authority: &Authority, pushed: &Pushed, settled: impl Future<Output = Vec<Settled>>) {
+    let settled = settled.await;
+    if settled.is_empty() {
         return;
     }
-    let (reports, servers): (Vec<_>, Vec<_>) = pushed.into_iter().unzip();
+    let (reports, servers): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
     // Not written, the accounts stay leased and are pushed again when the lease is over.
     match authority.store().report_push(&reports, &servers.concat(), authority.now()).await {
         Ok(reported) => {
@@ -145,6 +151,9 @@ async fn record(authority: &Authority, pushed: impl Future<Output = Vec<Pushed>>
     }
     for report in &reports {
         authority.announce(report.account);
+        if report.again_at.is_none() {
+            pushed.settled(report.account);
+        }
     }
     let again_at = reports.iter().filter_map(|report| report.again_at).min();
     if let Some(again_at) = again_at {
@@ -180,7 +189,7 @@ async fn settle(
     outcome: &PushOutcome,
     effective: &[EffectiveAnswer],
     live: &[String],
-) -> Pushed {
+) -> Settled {
     let servers = judge(&due, outcome, effective);
     let mut settled = is_settled(&servers, live);
     if due.tombstone {
@@ -204,14 +213,15 @@ async fn settle(
         tracing::warn!(account = %due.account, server = server.server, error = server.error, "not converged");
     }
     let again_at = (!settled).then(|| authority.now() + backoff(due.attempts));
-    let rewrite = is_incomplete(effective);
+    let rewrite = is_taken_in_vain(&servers);
     (PushReport { account: due.account, generation: due.generation, again_at, lease: due.lease, rewrite }, servers)
 }
 
-/// A server runs the account without what it imports: it loaded one while it loaded the other, and does nothing on a JWT
-/// that it has already (2.15.1).
-pub fn is_incomplete(effective: &[EffectiveAnswer]) -> bool {
-    effective.iter().any(|answer| matches!(answer.effective, Effective::Running { complete: false, .. }))
+/// A server took the JWT and runs the account otherwise, and pushed again as it is nothing would ever change: a server
+/// does nothing on a JWT that it has already (2.15.1). It comes to this by loading an account while that, or another one
+/// that it imports from, is being changed.
+pub fn is_taken_in_vain(servers: &[AccountServer]) -> bool {
+    servers.iter().any(|server| server.stored > 0 && server.effective.is_some() && server.error.is_some())
 }
 
 /// What each server that answered has of the account.

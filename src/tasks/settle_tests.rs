@@ -57,6 +57,25 @@ fn what_a_server_answered_and_what_it_runs_make_one_record() {
 }
 
 #[test]
+fn what_a_server_took_and_does_not_run_is_told_otherwise() {
+    let table = [
+        (StoreResult::Stored, running(OURS, true), false),
+        (StoreResult::Stored, Effective::NotLoaded, false),
+        (StoreResult::Stored, Effective::NoAnswer, false),
+        (StoreResult::Stored, Effective::Failed("too busy".to_owned()), false),
+        (StoreResult::Stored, running(OURS, false), true),
+        // It loaded what it had stored before, while it stored this one.
+        (StoreResult::Stored, running("an.older.token", true), true),
+        // It has not got this one: to be sent it again is what it needs.
+        (StoreResult::Refused("no room".to_owned()), running("an.older.token", true), false),
+    ];
+    for (result, effective, told) in table {
+        let case = format!("{result:?} {effective:?}");
+        assert_eq!(is_taken_in_vain(&judged(result, "N1", effective)), told, "{case}");
+    }
+}
+
+#[test]
 fn a_push_is_settled_when_every_live_server_has_it_and_says_nothing_against_it() {
     let good = judged(StoreResult::Stored, "N1", running(OURS, true));
     let bad = judged(StoreResult::Stored, "N1", running(OURS, false));

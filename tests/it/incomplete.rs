@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectError, ConnectOptions};
 use futures::StreamExt;
 use nats_authority::{
     authority::reconcile::respelled,
@@ -43,7 +43,7 @@ impl Server {
         spec.nodes = 1;
         let cluster = Cluster::start(spec).await.unwrap();
         let url = cluster.servers()[0].url();
-        let client = connect(&url, system_account()).await;
+        let client = connect(&url, system_account()).await.unwrap();
         Self { cluster, client, _dir: dir }
     }
 
@@ -63,14 +63,14 @@ impl Server {
     }
 }
 
-async fn connect(url: &str, account: PublicKey<Account>) -> Client {
+pub async fn connect(url: &str, account: PublicKey<Account>) -> Result<Client, ConnectError> {
     let user = user(account, chrono::TimeDelta::hours(1));
     let key: std::sync::Arc<KeyPair<User>> = std::sync::Arc::new(user.key);
     let options = ConnectOptions::with_jwt(user.jwt, move |nonce| {
         let key = std::sync::Arc::clone(&key);
         async move { Ok(key.sign(&nonce).to_vec()) }
     });
-    options.request_timeout(Some(Duration::from_secs(5))).connect(url).await.unwrap()
+    options.request_timeout(Some(Duration::from_secs(5))).connect(url).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +83,7 @@ async fn only_another_spelling_has_an_incomplete_account_loaded_anew() {
     server.update(&bare).await;
     let ours = account(importer, 1_700_000_002, &imports, &none);
     server.update(&ours).await;
-    let client = connect(&server.cluster.servers()[0].url(), importer).await;
+    let client = connect(&server.cluster.servers()[0].url(), importer).await.unwrap();
     assert_eq!(server.runs(importer).await, (ours.clone(), false), "what it imports is not exported");
 
     // A server remembers whose exports were missing until that account changes. Here that changes nothing yet; where
@@ -99,7 +99,7 @@ async fn only_another_spelling_has_an_incomplete_account_loaded_anew() {
     server.update(&ours).await;
     assert_eq!(server.runs(importer).await, (ours, true));
 
-    let answering = connect(&server.cluster.servers()[0].url(), exporter).await;
+    let answering = connect(&server.cluster.servers()[0].url(), exporter).await.unwrap();
     let mut asked = answering.subscribe(SUBJECT).await.unwrap();
     // The server has taken the subscription once it comes round; `flush` says only that it was sent.
     for sender in [&answering, &client] {

@@ -24,6 +24,7 @@ mod layers;
 mod ledger;
 mod live;
 mod load;
+mod loading;
 mod lookup;
 mod metrics;
 mod months;

@@ -4,7 +4,7 @@
 //! nothing; a server that believes to have a text does not write it; sync takes what is not older; a
 //! deletion leaves no trace, and does nothing where the file is missing; the hash is that of what a server
 //! was told, not of what is on its disk; an account that was loaded without what it imports stays so until another
-//! text of it comes.
+//! text of it comes; what is being loaded runs in the end, whatever was stored meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::DefaultHasher},
@@ -52,6 +52,8 @@ pub struct Node {
     pub runs: Map<Arc<str>>,
     /// What it runs without all that it imports.
     pub incomplete: BTreeSet<Key>,
+    /// What it has read and is about to run, and after how many events it does.
+    pub loading: Vec<(u8, Key, Arc<str>)>,
     /// The hash of the index, while it is known.
     all: Option<Hash>,
     pub backup: Map<Arc<str>>,
@@ -183,6 +185,29 @@ impl State {
         }
     }
 
+    /// The same, slowly: what it runs in the end is what it has stored now.
+    pub fn load_slowly(&mut self, node: usize, key: Key, events: u8) {
+        let it = &self.nodes[node];
+        let token = it.files.get(&key).filter(|token| it.up && self.meta(token).trusted).cloned();
+        if let Some(token) = token.filter(|_| !it.runs.contains_key(&key)) {
+            self.nodes[node].loading.push((events, key, token));
+        }
+    }
+
+    /// Something happened, or all that was being loaded is so.
+    pub fn go_on_loading(&mut self, all: bool) {
+        for node in &mut self.nodes {
+            for (events, key, token) in std::mem::take(&mut node.loading) {
+                if events > 0 && !all {
+                    node.loading.push((events - 1, key, token));
+                } else {
+                    // Also over what another client had it load meanwhile.
+                    node.runs.insert(key, token);
+                }
+            }
+        }
+    }
+
     pub fn remove(&mut self, node: usize, key: Key) {
         let node = &mut self.nodes[node];
         if node.files.remove(&key).is_some() {
@@ -197,6 +222,7 @@ impl State {
         let it = &mut self.nodes[node];
         (it.up, it.boot) = (true, it.boot + 1);
         it.runs.clear();
+        it.loading.clear();
         it.incomplete.clear();
         it.all = None;
         it.index = it.files.iter().map(|(key, token)| (*key, hash(token))).collect();

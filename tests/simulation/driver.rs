@@ -17,7 +17,7 @@ use nats_authority::{
     store::pushes::DueAccount,
     tasks::{
         reconcile::check::{Memory, Thoroughness, check},
-        settle::{is_incomplete, is_settled, judge},
+        settle::{is_settled, is_taken_in_vain, judge},
     },
 };
 
@@ -129,6 +129,7 @@ impl Driver {
     }
 
     fn happen(&mut self, event: &Event) -> Outcome {
+        self.cluster.state().go_on_loading(false);
         let account = |number: usize| keys()[number + 1];
         let fate = |key: Key| self.model.accounts().get(&key).map(|entry| entry.fate);
         match *event {
@@ -190,6 +191,9 @@ impl Driver {
             Event::Sync(from, to) => self.cluster.state().sync(from, to),
             Event::Load(node, number) => self.cluster.state().load(node, account(number), true),
             Event::LoadInRace(node, number) => self.cluster.state().load(node, account(number), false),
+            Event::LoadSlowly(node, number, events) => {
+                self.cluster.state().load_slowly(node, account(number), events);
+            }
             Event::Wipe(node) => self.cluster.state().nodes[node].files.clear(),
             Event::Backup(node) => {
                 let mut state = self.cluster.state();
@@ -250,6 +254,7 @@ impl Driver {
         }
         let effective = block_on(self.cluster.effective(account)).unwrap();
         let mut servers = judge(&due, &outcome, &effective);
+        let in_vain = is_taken_in_vain(&servers);
         if self.bug == Some(Bug::TrustFirstReply) {
             for server in &mut servers {
                 server.error = None;
@@ -269,7 +274,7 @@ impl Driver {
             entry.acknowledged.insert(server.server, (server.server_id, server.stored));
         }
         entry.due = !settled;
-        entry.rewrite = !settled && (entry.rewrite || is_incomplete(&effective));
+        entry.rewrite = !settled && (entry.rewrite || in_vain);
         if settled && due.tombstone {
             entry.fate = Fate::Deleted;
             self.deleted.insert(account);
@@ -353,6 +358,7 @@ impl Driver {
         {
             let mut state = self.cluster.state();
             state.lossy = None;
+            state.go_on_loading(true);
             for node in 0..state.nodes.len() {
                 state.nodes[node].cut = false;
                 if !state.nodes[node].up {

@@ -27,6 +27,8 @@ pub enum Event {
     Load(usize, usize),
     /// The same, while the server loads what the account imports.
     LoadInRace(usize, usize),
+    /// The same, with so many events between what it reads and what it runs.
+    LoadSlowly(usize, usize, u8),
     /// Somebody puts an earlier generation on servers.
     Replay(usize, usize, u8),
     /// Somebody puts what a stranger signed on servers.
@@ -47,7 +49,7 @@ pub fn schedule(seed: u64) -> (usize, Vec<Event>) {
     for _ in 0..length {
         let (node, account) = (rng.random_range(0..nodes), rng.random_range(0..ACCOUNTS));
         let bits = rng.random_range(1..16);
-        events.push(match rng.random_range(0..33) {
+        events.push(match rng.random_range(0..35) {
             0..7 => Event::Change(account),
             7 => Event::Delete(account),
             8..14 => Event::Push,
@@ -67,6 +69,7 @@ pub fn schedule(seed: u64) -> (usize, Vec<Event>) {
             29 => Event::Backup(node),
             30 => Event::Lossy(rng.random()),
             31 => Event::LoadInRace(node, account),
+            32..34 => Event::LoadSlowly(node, account, rng.random_range(1..5)),
             _ => Event::RestartService,
         });
     }

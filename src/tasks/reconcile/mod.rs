@@ -2,11 +2,14 @@
 //! back, when asked to, and at a tick.
 //!
 //! What follows from a comparison is decided in `authority::reconcile`, how one is made stands in
-//! [`check`]; here is when. Pushes are left to the push task. What somebody pushes is looked at in [`pushed`].
+//! [`check`]; here is when. Pushes are left to the push task. What somebody pushes is looked at in [`pushed`],
+//! what we pushed in [`loading`].
 
 pub mod check;
 mod database;
 pub mod ledger;
+pub(super) mod loading;
+mod looks;
 pub(super) mod pushed;
 mod suspect;
 mod terms;

@@ -13,6 +13,7 @@ use super::{
     check::{Memory, check_some},
     database::Database,
     ledger::{Hash, Key},
+    looks::Looks,
 };
 use crate::{
     authority::Authority,
@@ -41,7 +42,7 @@ pub(in crate::tasks) async fn run(authority: Arc<Authority>, resolver: Arc<Syste
     });
     let looking = async {
         let ledger = Database::new(Arc::clone(&authority));
-        let mut suspects = Suspects::default();
+        let mut suspects = Looks::new(SOON, LATER, SUSPECTS);
         let mut batch = Vec::new();
         loop {
             let looked = tokio::select! {
@@ -71,7 +72,7 @@ pub(in crate::tasks) async fn run(authority: Arc<Authority>, resolver: Arc<Syste
 }
 
 /// Compares what was heard with the ledger. Whoever has just been pushed by us has what it should.
-async fn note(authority: &Authority, batch: &mut Vec<(Key, Hash)>, suspects: &mut Suspects) -> Result<()> {
+async fn note(authority: &Authority, batch: &mut Vec<(Key, Hash)>, suspects: &mut Looks) -> Result<()> {
     let mut heard: HashMap<Key, Vec<Hash>> = HashMap::new();
     for (account, hash) in batch.drain(..) {
         heard.entry(account).or_default().push(hash);
@@ -99,85 +100,4 @@ async fn look(
         super::tell(authority, &findings);
     }
     Ok(())
-}
-
-/// The accounts to be looked at, and when: pure, apart from waiting.
-#[derive(Debug, Default)]
-struct Suspects(HashMap<Key, (Instant, u8)>);
-
-impl Suspects {
-    /// Something else than it should have was pushed to it.
-    fn add(&mut self, account: Key, now: Instant) {
-        if let Some((_, looks)) = self.0.get_mut(&account) {
-            // It is looked at soon, or was a moment ago.
-            *looks = 2;
-        } else if self.0.len() < SUSPECTS {
-            self.0.insert(account, (now + SOON, 2));
-        }
-    }
-
-    /// Those whose time has come; each is looked at once more, later.
-    fn take(&mut self, now: Instant) -> Vec<Key> {
-        let mut due = Vec::new();
-        self.0.retain(|account, (at, looks)| {
-            if *at <= now {
-                due.push(*account);
-                *looks -= 1;
-                *at = now + LATER;
-            }
-            *looks > 0
-        });
-        due
-    }
-
-    async fn next(&self) {
-        match self.0.values().map(|(at, _)| *at).min() {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        entropy::SystemEntropy,
-        nkey::{Account, KeyPair},
-    };
-
-    fn key() -> Key {
-        KeyPair::<Account>::generate(&SystemEntropy::new()).public()
-    }
-
-    #[test]
-    fn an_account_is_looked_at_soon_and_once_more_however_often_it_is_pushed() {
-        let (account, start) = (key(), Instant::now());
-        let mut suspects = Suspects::default();
-        suspects.add(account, start);
-        suspects.add(account, start);
-        assert_eq!(suspects.take(start), []);
-        assert_eq!(suspects.take(start + SOON), [account]);
-        assert_eq!(suspects.take(start + SOON), []);
-        assert_eq!(suspects.take(start + SOON + LATER), [account]);
-        assert_eq!(suspects.take(start + 10 * LATER), [], "nothing came meanwhile");
-
-        // Pushed a thousand times in ten seconds.
-        let mut looks = 0;
-        for step in 0..1000 {
-            let now = start + Duration::from_millis(10 * step);
-            suspects.add(account, now);
-            looks += suspects.take(now).len();
-        }
-        assert!((9..=11).contains(&looks), "{looks}");
-    }
-
-    #[test]
-    fn no_more_than_so_many_wait() {
-        let (mut suspects, now) = (Suspects::default(), Instant::now());
-        for _ in 0..2 * SUSPECTS {
-            suspects.add(key(), now);
-        }
-        assert_eq!(suspects.take(now + SOON).len(), SUSPECTS);
-    }
 }

@@ -63,6 +63,22 @@ impl Stack {
         clock: Arc<dyn Clock>,
         layout: impl FnOnce(&mut ClusterSpec, &str),
     ) -> Self {
+        Self::build(policies, settings, clock, Duration::from_secs(1), layout).await
+    }
+
+    /// One server, which is compared with the ledger as seldom as by the service itself.
+    pub async fn seldom_compared() -> Self {
+        let (policies, clock) = (Policies::builtin().unwrap(), Arc::new(SystemClock));
+        Self::build(policies, Settings::default(), clock, tasks::RECONCILE_TICK, |spec, _| spec.nodes = 1).await
+    }
+
+    async fn build(
+        policies: Policies,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        reconcile_tick: Duration,
+        layout: impl FnOnce(&mut ClusterSpec, &str),
+    ) -> Self {
         let database = super::migrated_database().await;
         let dir = super::temp_dir();
         let store =
@@ -92,7 +108,7 @@ impl Stack {
             nats_urls: cluster.urls(),
             tls_ca: None,
             answer_timeout: Duration::from_secs(2),
-            reconcile_tick: Duration::from_secs(1),
+            reconcile_tick,
             patience,
             replicas: None,
         };
