@@ -97,16 +97,8 @@ async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// The credential that is copied.
-#[derive(sqlx::FromRow)]
-struct Sample {
-    environment_id: Uuid,
-    name: String,
-    role: String,
-    issuer_key: String,
-    issued_by: String,
-    audit_event: Uuid,
-}
+/// The credential that is copied: environment, name, role, issuing key, who issued it, the audit event.
+type Sample = (Uuid, String, String, String, String, Uuid);
 
 /// Copies an issued credential until there are `size` in the ledger: each with an id and a user key of its own,
 /// issued one after the other within the last weeks.
@@ -145,7 +137,7 @@ fn made(sample: Sample, count: u64) -> tokio::sync::mpsc::Receiver<String> {
     let (sender, rows) = tokio::sync::mpsc::channel(8);
     std::thread::spawn(move || {
         let entropy = SystemEntropy::new();
-        let Sample { environment_id, name, role, issuer_key, issued_by, audit_event } = sample;
+        let (environment_id, name, role, issuer_key, issued_by, audit_event) = sample;
         let (now, sha256) = (SystemClock.unix(), "07".repeat(32));
         let mut text = String::new();
         for number in 1..=count {

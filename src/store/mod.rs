@@ -19,6 +19,7 @@ pub mod key_rotations;
 pub mod keys;
 pub mod listing;
 pub mod made;
+mod migrations;
 pub mod operator;
 pub mod operator_rotations;
 pub mod organizations;
@@ -43,8 +44,6 @@ use sqlx::{Connection as _, PgPool, Postgres, Transaction, postgres::PgPoolOptio
 pub use recorded::Recorded;
 
 use crate::error::{Error, Kind, Result};
-
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// How long a connection may rest before it is tried again.
 const RESTED: Duration = Duration::from_millis(500);
@@ -113,7 +112,7 @@ impl Store {
 
     /// Applies the migrations that are missing.
     pub async fn migrate(&self) -> Result<()> {
-        MIGRATOR.run(&self.pool).await.map_err(|error| {
+        migrations::migrator().run(&self.pool).await.map_err(|error| {
             Error::unavailable("migration-failed", "the database could not be migrated").with_source(error)
         })
     }

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,9 +35,15 @@ fn peak(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
-/// Asks the probes until told to stop: how often, and the slowest answer.
+/// Asks the probes until told to stop, beside all else that this process does: what is under load is the service.
+/// How often, and the slowest answer.
+fn probing(url: String, stop: Arc<AtomicBool>) -> thread::JoinHandle<(u32, Duration)> {
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    thread::spawn(move || own.block_on(probe(url, stop)))
+}
+
 async fn probe(url: String, stop: Arc<AtomicBool>) -> (u32, Duration) {
-    // Its own connections: what is under load is the service, not this client.
+    // Each time a connection of its own, as probes have.
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
     let (mut asked, mut slowest) = (0, Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
@@ -109,7 +116,7 @@ async fn slow_clients_and_ten_times_too_many_leave_the_probes_alone() {
     let slow = join_all((0..1000).map(|n| loris(&address, if n % 2 == 0 { &head } else { &body }))).await;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let probing = tokio::spawn(probe(url, Arc::clone(&stop)));
+    let probing = probing(url, Arc::clone(&stop));
     // Ten times as many as are worked on, for three seconds.
     let until = Instant::now() + Duration::from_secs(3);
     let http = &deployment.http;
@@ -126,7 +133,7 @@ async fn slow_clients_and_ten_times_too_many_leave_the_probes_alone() {
     });
     let answers: Vec<_> = join_all(clients).await.into_iter().flatten().collect();
     stop.store(true, Ordering::Relaxed);
-    let probed = probing.await;
+    let probed = tokio::task::spawn_blocking(|| probing.join()).await.unwrap();
     if probed.is_err() {
         let log = fs::read_to_string(dir.path().join("service.log")).unwrap();
         println!("{}", log.lines().filter(|line| !line.contains("answered")).collect::<Vec<_>>().join("\n"));

@@ -1,6 +1,6 @@
 //! Plans and roles as files, and what no strict role may ever reach.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::LazyLock};
 
 use nats_authority::{
     entropy::SeededEntropy,
@@ -10,6 +10,9 @@ use nats_authority::{
     policy::{Direction, Policies, Role, explain, strictness_problems},
 };
 use proptest::prelude::*;
+
+/// Read once: each property looks at them hundreds of times.
+static BUILTIN: LazyLock<Policies> = LazyLock::new(|| Policies::builtin().expect("the built-in policies are good"));
 
 #[expect(clippy::unwrap_used, reason = "a helper of tests")]
 fn env(org: &str, env_type: &str) -> Environment {
@@ -100,11 +103,10 @@ proptest! {
     fn a_strict_role_never_reaches_another_environment(
         org_a in org(), type_a in env_type(), org_b in org(), type_b in env_type(), seed in 0_u64..100,
     ) {
-        let policies = Policies::builtin().unwrap();
         let (a, b) = (env(&org_a, &type_a), env(&org_b, &type_b));
         prop_assume!(a != b);
         let (user_a, user_b) = (user(seed), user(seed + 1_000));
-        for role in strict_roles(&policies) {
+        for role in strict_roles(&BUILTIN) {
             assert_apart(&role.name, &role.permissions_for(&a, user_a), &b, user_b);
             prop_assert!(strictness_problems(&role.scope(&a).template.permissions, &a).is_empty());
             prop_assert!(!strictness_problems(&role.scope(&a).template.permissions, &b).is_empty());
@@ -113,9 +115,8 @@ proptest! {
 
     #[test]
     fn a_user_never_reaches_the_inbox_of_another_one(a in 0_u64..1_000, b in 1_000_u64..2_000) {
-        let policies = Policies::builtin().unwrap();
         let here = env("acme", "prod");
-        for role in policies.roles.values() {
+        for role in BUILTIN.roles.values() {
             let permissions = role.permissions_for(&here, user(a));
             let own = explain(&permissions, Direction::Subscribe, &format!("_INBOX.{}.>", user(a)));
             prop_assert!(own.allowed);
@@ -128,13 +129,13 @@ proptest! {
 
 #[test]
 fn environments_that_look_alike_stay_apart() {
-    let policies = Policies::builtin().unwrap();
+    let policies = &*BUILTIN;
     for (a, b) in [
         (env("acme-prod", "dev"), env("acme", "prod")),
         (env("acme", "dev"), env("acme", "prod")),
         (env("acme", "events"), env("acme-events", "dev")),
     ] {
-        for role in strict_roles(&policies) {
+        for role in strict_roles(policies) {
             assert_apart(&role.name, &role.permissions_for(&a, user(1)), &b, user(2));
             assert_apart(&role.name, &role.permissions_for(&b, user(2)), &a, user(1));
         }
@@ -143,7 +144,7 @@ fn environments_that_look_alike_stay_apart() {
 
 #[test]
 fn what_roles_can_do() {
-    let policies = Policies::builtin().unwrap();
+    let policies = &*BUILTIN;
     let (pull, event, key) = (
         "$JS.API.CONSUMER.MSG.NEXT.ws-acme-prod-events.worker",
         "ws.acme-prod.order.created",
@@ -188,7 +189,7 @@ fn what_roles_can_do() {
 
 #[test]
 fn the_scope_leaves_only_the_user_open() {
-    let policies = Policies::builtin().unwrap();
+    let policies = &*BUILTIN;
     let here = env("acme", "prod");
     for role in policies.roles.values() {
         let scope = serde_json::to_string(&role.scope(&here)).unwrap();
@@ -217,7 +218,7 @@ fn lifetimes_and_places_of_a_role() {
 
 #[test]
 fn a_small_cluster_holds_a_hundred_small_organizations() {
-    let policies = Policies::builtin().unwrap();
+    let policies = &*BUILTIN;
     assert_eq!(policies.plans.keys().map(String::as_str).collect::<Vec<_>>(), ["flexi", "l", "m", "s", "xl"]);
     assert!(policies.plan("s").unwrap().promise().disk * 100 <= 3 * (10 << 30));
     assert_eq!(policies.plan("flexi").unwrap().promise().disk, 4 << 30);
