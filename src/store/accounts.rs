@@ -172,6 +172,11 @@ impl Store {
     /// The servers confirmed the deletion of an account: account and organization are gone.
     pub async fn finish_deletion(&self, account: PublicKey<Account>, event: &super::audit::Event) -> Result<()> {
         let mut tx = self.begin().await?;
+        // As every request: the organization first, its account then. The other way round each would wait for the other.
+        sqlx::query("SELECT FROM organizations WHERE account_key = $1 FOR UPDATE")
+            .bind(account.to_string())
+            .execute(&mut *tx)
+            .await?;
         sqlx::query(
             "WITH due AS (DELETE FROM account_pushes WHERE account_key = $1)
              UPDATE accounts SET state = 'deleted' WHERE account_key = $1",

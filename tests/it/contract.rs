@@ -3,6 +3,8 @@
 //! makes something to what uses it. No check is left out; what is no fault all the same stands, with its
 //! reason, in `tests/api/`.
 
+#![expect(clippy::print_stdout, reason = "shows what the service logged of a request that went wrong")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -135,7 +137,7 @@ async fn the_document_is_true() {
     }
     let (tool, url) = (installing.await.unwrap(), dev.text("/apiUrl").to_owned());
     let (seed, dir) = (knobs::number("API_SEED", 1), folder.path().to_owned());
-    let (callers, url) = tokio::task::spawn_blocking(move || {
+    let ran = tokio::task::spawn_blocking(move || {
         let spared: Vec<_> = callers.iter().map(|caller| caller.id.as_str()).collect();
         let spared = spared.join(" ");
         // Whoever changes least comes first.
@@ -145,8 +147,13 @@ async fn the_document_is_true() {
         }
         (callers, url)
     })
-    .await
-    .unwrap();
+    .await;
+    let log = || fs::read_to_string(dev.text("/service/log")).unwrap();
+    if ran.is_err() {
+        let told = |line: &&str| ["\"WARN\"", "\"ERROR\"", "\"status\":50"].iter().any(|what| line.contains(what));
+        println!("{}", log().lines().filter(told).collect::<Vec<_>>().join("\n"));
+    }
+    let (callers, url) = ran.unwrap();
 
     // All of it was meant: who asked is still known, the log is whole, and the servers have everything.
     for caller in callers {
@@ -158,7 +165,7 @@ async fn the_document_is_true() {
     .await;
     let (status, verified) = dev.http.get("/api/v1/audit/verify").await;
     assert_eq!((status, &verified["intact"]), (200, &json!(true)), "{verified}");
-    let log = fs::read_to_string(dev.text("/service/log")).unwrap();
+    let log = log();
     let ours = |line: &&str| line.contains("\"ERROR\"") && line.contains("\"target\":\"nats_authority");
     let errors: Vec<_> = log.lines().filter(ours).collect();
     assert!(errors.is_empty(), "{errors:#?}");

@@ -10,6 +10,7 @@ mod chaos;
 mod client_certificates;
 mod consumers;
 mod contract;
+mod deadlocks;
 mod dev;
 mod dev_command;
 mod docs_page;
