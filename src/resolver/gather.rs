@@ -1,8 +1,10 @@
 //! One answer from each server that is expected to give one.
 //!
-//! A request is published once. It is over when every live server has answered; a server that is found
+//! A request is over when every live server has answered; a server that is found
 //! dead meanwhile is no longer waited for. After a reconnect the request is published again, for it or
 //! its answers may have been lost: everything that is asked here may be asked twice, a push only within a moment.
+//! So it is, with growing pauses, while a live server does not answer: of one that has only just started we hear before
+//! all others know what it listens to, and what is asked then does not reach it (seen with 2.15.1).
 
 use std::time::Duration;
 
@@ -42,6 +44,9 @@ pub struct Asker<'a> {
     /// Until when what is asked may be sent again, over the next connection.
     pub resend: Duration,
 }
+
+/// Until a request is published again for those that have not answered, and twice as long each time: some are busy.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// After so many pauses in a row without a connection nothing more is expected.
 const LOST: u32 = 4;
@@ -92,6 +97,7 @@ impl Asker<'_> {
         let start = Instant::now();
         let deadline = start + self.timing.answer;
         let mut wake = start + self.timing.doubt;
+        let (mut again, mut wait) = (start + AGAIN, AGAIN);
         let mut last_answer = None;
         let mut lost = 0;
         while blind || !waiting.is_empty() {
@@ -132,6 +138,11 @@ impl Asker<'_> {
                         break;
                     }
                     self.registry.doubt();
+                    if now >= again && now - start < self.resend {
+                        wait *= 2;
+                        again = now + wait;
+                        listener.publish(self.link.client(), subject, payload.clone()).await?;
+                    }
                     wake = (now + self.timing.doubt).min(deadline);
                 }
             }

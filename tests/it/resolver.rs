@@ -320,6 +320,36 @@ async fn a_killed_server_is_named_and_holds_nobody_up() {
     fixture.roll(|roll| roll.gone.iter().any(|server| server.name == "n2")).await;
 }
 
+/// What is asked of a server that has only just started may be lost on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_a_question_did_not_reach_is_asked_again() {
+    let fixture = fixture(TimeDelta::hours(1)).await;
+    let link = fixture.resolver.connection().link().unwrap();
+    let client = link.client().clone();
+    // A fourth server, of which only the registry hears at first.
+    let me = json!({"server": {"name": "n4", "id": "NLATE", "cluster": "resolver-test"}, "data": {"accounts": []}});
+    let mut questions = client.subscribe("$SYS.REQ.SERVER.PING.*").await.unwrap();
+    let asked = Arc::new(AtomicU64::new(0));
+    let server = tokio::spawn({
+        let asked = asked.clone();
+        async move {
+            while let Some(question) = questions.next().await {
+                let accounts = question.subject.ends_with("ACCOUNTZ");
+                if !accounts || asked.fetch_add(1, Ordering::Relaxed) > 0 {
+                    client.publish(question.reply.unwrap(), me.to_string().into()).await.unwrap();
+                }
+            }
+        }
+    });
+    fixture.roll(|roll| roll.live.len() == 4).await;
+    let start = Instant::now();
+    let loaded = fixture.resolver.loaded().await.unwrap();
+    assert!(loaded.len() == 4 && loaded.iter().all(|server| server.accounts.is_some()), "{loaded:?}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    server.abort();
+}
+
 fn job(iat: i64) -> PushJob {
     let subject = generate::<Account>().public();
     PushJob::new(subject, account(&operator_key(), &subject, iat))
