@@ -57,6 +57,22 @@ async fn everybody_signs(authority: &Authority, l: &Ledger, orgs: usize) {
     onboard(authority, l, &format!("x{}", &authority.id().simple().to_string()[8..])).await;
 }
 
+/// Whoever replaces the sealing key waits with its third batch for this connection.
+async fn hold_third_batch(l: &Ledger) -> PgConnection {
+    let mut connection = PgConnection::connect(l.database.url()).await.unwrap();
+    let sql = "SELECT pg_advisory_lock(3);
+        CREATE FUNCTION third() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT count(*) FROM audit_events WHERE action = NEW.action) >= 2 THEN
+                PERFORM pg_advisory_xact_lock(3);
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER third BEFORE INSERT ON audit_events FOR EACH ROW WHEN (NEW.action = 'sealing-key.reseal')
+            EXECUTE FUNCTION third()";
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    connection
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_goes_over_to_the_new_key_also_when_it_is_killed_in_the_middle() {
     const ORGS: usize = 40;
@@ -78,7 +94,8 @@ async fn every_row_goes_over_to_the_new_key_also_when_it_is_killed_in_the_middle
     let to_old = Reseal { to: Some(id(&old)) };
     assert_eq!(first.reseal(&l.actor, &to_old).await.unwrap_err().code(), "sealing-key-not-first");
 
-    // Dropped between two batches, as if the process were gone.
+    // Dropped in the middle, as if the process were gone: what would be the third batch waits until then.
+    let mut held = hold_third_batch(&l).await;
     let request = Reseal { to: Some(id(&new)) };
     let left = {
         let mut work = Box::pin(first.reseal(&l.actor, &request));
@@ -95,6 +112,7 @@ async fn every_row_goes_over_to_the_new_key_also_when_it_is_killed_in_the_middle
             }
         }
     };
+    sqlx::raw_sql("SELECT pg_advisory_unlock(3); DROP TRIGGER third ON audit_events").execute(&mut held).await.unwrap();
     assert!(left > 0 && left < rows, "{left} of {rows}");
 
     // Goes on beside replicas that sign, and one that still makes new keys under the old one.
