@@ -12,7 +12,7 @@ use nats_authority::{
 use serde_json::{Value, json};
 
 use crate::{
-    support::stack::{Stack, eventually},
+    support::stack::{Stack, arrived, eventually},
     topologies::{account, layout, system_client},
 };
 
@@ -54,7 +54,7 @@ async fn one_of_two_replicas_answers_once_and_unknown_accounts_hold_up_nobody() 
         accounts.push(account(&stack, slug).await);
     }
     let mut spy = client.subscribe("$SYS._INBOX.>").await.unwrap();
-    client.flush().await.unwrap();
+    arrived(&client, "nobody").await;
     assert_eq!(load(&client, &mut spy, accounts[0]).await, 1, "one answer from two replicas");
 
     // One replica leaves.

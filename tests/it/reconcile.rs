@@ -20,7 +20,7 @@ use nats_authority::{
 };
 use tokio::time::Instant;
 
-use crate::support::stack::{Stack, eventually};
+use crate::support::stack::{Stack, arrived, eventually};
 
 /// Whoever got hold of a user of the system account.
 struct Intruder(Client);
@@ -244,7 +244,7 @@ async fn nothing_is_sent_when_nothing_differs() {
     eventually("nothing is due", || async { stack.authority.store().account_counts().await.unwrap().1 == 0 }).await;
     let spy = Intruder::new(&stack).await;
     let mut updates = spy.0.subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE").await.unwrap();
-    spy.0.flush().await.unwrap();
+    arrived(&spy.0, "nobody").await;
     stack.cluster.stop_server(2, Stop::Graceful).await.unwrap();
     stack.servers_live(2).await;
     stack.cluster.start_server(2).await.unwrap();

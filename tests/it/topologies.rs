@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     door::Door,
-    stack::{Stack, eventually},
+    stack::{Stack, arrived, eventually},
 };
 
 pub async fn layout(layout: impl FnOnce(&mut ClusterSpec, &str)) -> Stack {
@@ -307,7 +307,7 @@ async fn servers_that_miss_an_account_get_it_from_the_ledger() {
     kinds(&stack, &[("n1", ResolverType::Cache), ("n2", ResolverType::Cache)]).await;
     let client = system_client(&stack).await;
     let mut spy = client.subscribe("$SYS._INBOX.>").await.unwrap();
-    client.flush().await.unwrap();
+    arrived(&client, "nobody").await;
     stack.onboard("acme", &["prod"]).await;
     stack.converged("acme").await;
     agreed(&stack).await;
@@ -335,7 +335,7 @@ async fn a_server_that_reloaded_is_told_and_looked_at() {
     let mut stack = Stack::start(1).await;
     let client = system_client(&stack).await;
     let mut spy = client.subscribe("$SYS._INBOX.>").await.unwrap();
-    client.flush().await.unwrap();
+    arrived(&client, "nobody").await;
     for slug in ["one", "two"] {
         stack.onboard(slug, &[]).await;
         stack.converged(slug).await;

@@ -27,7 +27,7 @@ use crate::support::{
     http::Http,
     knobs::{seed, sized},
     site::Site,
-    stack::eventually,
+    stack::{arrived, eventually},
 };
 
 /// Issue times of each account's JWTs, in the order in which they were pushed.
@@ -40,7 +40,7 @@ impl Spy {
     async fn new(client: &Client) -> Self {
         let seen = Arc::new(Mutex::new((Pushed::new(), Instant::now())));
         let mut updates = client.subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE").await.unwrap();
-        client.flush().await.unwrap();
+        arrived(client, "nobody").await;
         let notes = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Some(message) = updates.next().await {

@@ -230,6 +230,14 @@ impl Drop for Stack {
     }
 }
 
+/// Waits until the server has taken all that `client` asked for so far: `flush` says only that it was sent. Nobody has to
+/// listen on `subject`, to which it may publish; the server says so.
+pub async fn arrived(client: &Client, subject: &'static str) {
+    use async_nats::client::RequestErrorKind::NoResponders;
+    let answer = client.request(subject, "".into()).await;
+    assert!(answer.as_ref().err().is_none_or(|error| error.kind() == NoResponders), "{answer:?}");
+}
+
 /// Asks until it holds; fails the test after half a minute.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     eventually_or(&|| what.to_owned(), holds).await;
