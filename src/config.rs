@@ -99,7 +99,7 @@ pub struct RawAccess {
 pub struct RawDatabase {
     /// File that holds the `postgres://` URL.
     pub url_file: Option<PathBuf>,
-    /// Most connections for requests and tasks; three more are for pushing and for probes. All are opened at start and kept.
+    /// Most connections for requests and tasks; four more are for pushing and for probes. All are opened at start and kept.
     pub max_connections: Option<u32>,
 }
 

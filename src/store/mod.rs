@@ -48,8 +48,8 @@ use crate::error::{Error, Kind, Result};
 /// How long a connection may rest before it is tried again.
 const RESTED: Duration = Duration::from_millis(500);
 
-/// Connections for pushing: one claims while the other records.
-const PUSHES: u32 = 2;
+/// Connections for pushing: one claims while another records, and a third compares what was heard.
+const PUSHES: u32 = 3;
 
 /// How long a transaction may do nothing. None of ours waits for anything but the database, so one that
 /// does belongs to a process that hangs, and its locks would hold up everybody else.
@@ -81,7 +81,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects, with up to `max_connections` for requests and three more; fails when the database does not answer
+    /// Connects, with up to `max_connections` for requests and four more; fails when the database does not answer
     /// within `timeout`.
     pub async fn connect(url: &SecretString, max_connections: u32, timeout: Duration) -> Result<Self> {
         let pool = options(max_connections, timeout, &[IDLE]).connect(url.expose_secret()).await.map_err(|error| {

@@ -121,8 +121,8 @@ SELECT COALESCE(bool_or(NOT gone), false), COALESCE(bool_or(gone), false) FROM o
 /// How many accounts become due at a time: they are pushed while the next ones are marked.
 const PORTION: i64 = 512;
 
-/// The first of them are few, so that pushing begins at once.
-const FIRST: i64 = 32;
+/// The first of them are few, so that pushing begins at once: as many as are pushed at a time.
+const FIRST: i64 = 128;
 
 /// The pushes of a portion begin before it is on the disk: to push what need not be pushed does no harm.
 const MARK: &str = "

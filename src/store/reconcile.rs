@@ -93,7 +93,7 @@ impl Store {
              FROM accounts a WHERE account_key = ANY($1) AND jwt_sha256 IS NOT NULL",
         )
         .bind(keys(accounts))
-        .fetch_all(self.pool())
+        .fetch_all(self.pushes())
         .await?;
         rows.iter()
             .map(|row| {

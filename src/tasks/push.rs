@@ -34,11 +34,11 @@ use crate::{
 /// the ledger's word counts, or it is asked again for half of them.
 const CLAIM: usize = 256;
 
-/// The first claim is small, so that pushing begins at once.
-const FIRST: usize = 64;
-
 /// How many pushes are under way at a time.
 const IN_FLIGHT: usize = 128;
+
+/// The first claim is of as many, so that pushing begins at once.
+const FIRST: usize = IN_FLIGHT;
 
 /// When all are claimed, so many answers are worth it to ask what servers run. Where more become due again and again,
 /// as many as are still waited for: whoever waits for an account waits neither for a crowd nor for the last of it.

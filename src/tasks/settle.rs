@@ -1,6 +1,12 @@
 //! Asks servers what they run of what was pushed, and writes down what each has.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use chrono::{DateTime, Utc};
 use futures::{
@@ -32,9 +38,11 @@ const SETTLING: usize = 4;
 /// For so many accounts at a time servers are asked.
 const ASKING: usize = 128;
 
-/// Up to so many accounts are asked for one by one what servers run; for more, servers are first
-/// asked which of all they have loaded.
-const FEW: usize = 16;
+/// What a server runs of one account is an answer as long as the names of so many.
+const NAMES: usize = 64;
+
+/// So many accounts a server has loaded, it is assumed, until it has been asked.
+const LOADED: usize = 16 * NAMES;
 
 /// An account and what the servers answered to its JWT.
 pub(super) type Answered = (DueAccount, PushOutcome);
@@ -48,12 +56,15 @@ pub(super) struct Settling {
     running: FuturesUnordered<BoxFuture<'static, HashSet<PublicKey<Account>>>>,
     accounts: HashSet<PublicKey<Account>>,
     pushed: Pushed,
+    /// How many accounts a server has loaded, when last asked.
+    loaded: Arc<AtomicUsize>,
 }
 
 impl Settling {
     /// Nothing is under way; what every live server has is said to `pushed`.
     pub(super) fn new(pushed: Pushed) -> Self {
-        Self { running: FuturesUnordered::new(), accounts: HashSet::new(), pushed }
+        let loaded = Arc::new(AtomicUsize::new(LOADED));
+        Self { running: FuturesUnordered::new(), accounts: HashSet::new(), pushed, loaded }
     }
 
     /// Begins with what was `answered` if there is room, except for accounts that are being settled; of one that was
@@ -77,8 +88,8 @@ impl Settling {
             return;
         }
         self.accounts.extend(&accounts);
-        let settling =
-            tokio::spawn(settle_all(Arc::clone(authority), Arc::clone(resolver), self.pushed.clone(), first));
+        let (pushed, loaded) = (self.pushed.clone(), Arc::clone(&self.loaded));
+        let settling = tokio::spawn(settle_all(Arc::clone(authority), Arc::clone(resolver), pushed, loaded, first));
         self.running.push(Box::pin(async move {
             if settling.await.is_err() {
                 tracing::error!("settling a push panicked");
@@ -102,11 +113,21 @@ impl Settling {
 }
 
 /// Asks what servers run of what was pushed, and writes it down: of what no server has loaded at once.
-async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, pushed: Pushed, answered: Vec<Answered>) {
+async fn settle_all(
+    authority: Arc<Authority>,
+    resolver: Arc<SystemResolver>,
+    pushed: Pushed,
+    names: Arc<AtomicUsize>,
+    answered: Vec<Answered>,
+) {
     let (authority, resolver) = (authority.as_ref(), resolver.as_ref());
     let live: Vec<_> = resolver.registry().expected().iter().map(|server| server.name.clone()).collect();
     // Asked after the push: a server that loads an account from now on loads the new JWT.
-    let loaded = if answered.len() > FEW { resolver.loaded().await.ok() } else { None };
+    let loaded = if one_by_one(answered.len(), names.load(Ordering::Relaxed)) {
+        None
+    } else {
+        resolver.loaded().await.ok().inspect(|loaded| names.store(most_loaded(loaded), Ordering::Relaxed))
+    };
     let (mut idle, mut running) = (Vec::new(), Vec::new());
     for (due, outcome) in answered {
         match loaded.as_deref().and_then(|loaded| not_loaded(loaded, due.account)) {
@@ -123,6 +144,17 @@ async fn settle_all(authority: Arc<Authority>, resolver: Arc<SystemResolver>, pu
     });
     let (idle, running) = (idle.buffer_unordered(ASKING).collect(), running.buffer_unordered(ASKING).collect());
     futures::join!(record(authority, &pushed, idle), record(authority, &pushed, running));
+}
+
+/// Whether to ask for each of so many accounts what servers run, and not first which of all they have loaded: that
+/// answer has the names of all, `loaded` of them.
+fn one_by_one(accounts: usize, loaded: usize) -> bool {
+    accounts <= (loaded / NAMES).max(1)
+}
+
+/// How many accounts that server has loaded that has loaded most.
+fn most_loaded(loaded: &[Loaded]) -> usize {
+    loaded.iter().filter_map(|server| server.accounts.as_ref()).map(HashSet::len).max().unwrap_or(LOADED)
 }
 
 /// Writes down what each server has, and tells whoever waits for these accounts.

@@ -85,3 +85,20 @@ fn a_push_is_settled_when_every_live_server_has_it_and_says_nothing_against_it()
     assert!(!is_settled(&good, &names(&["n1", "n2"])), "n2 said nothing");
     assert!(!is_settled(&good, &[]), "nobody is there");
 }
+
+#[test]
+fn all_that_servers_have_loaded_is_asked_for_where_that_is_less_to_say() {
+    let loaded = |counts: &[Option<usize>]| -> Vec<Loaded> {
+        let accounts = |count: usize| (0..count).map(|_| due().account).collect();
+        let loaded = |count: &Option<usize>| Loaded { server: ServerRef::default(), accounts: count.map(accounts) };
+        counts.iter().map(loaded).collect()
+    };
+    assert_eq!(most_loaded(&loaded(&[Some(3), None, Some(7)])), 7);
+    assert_eq!(most_loaded(&loaded(&[None, None])), LOADED, "nobody said");
+
+    // Of a single account there is nothing to be saved.
+    assert!(one_by_one(1, 0) && one_by_one(1, 100_000));
+    assert!(!one_by_one(2, 100), "two answers are longer than a hundred names");
+    assert!(one_by_one(150, 10_000) && !one_by_one(160, 10_000));
+    assert!(one_by_one(16, LOADED) && !one_by_one(17, LOADED), "before anybody was asked");
+}
