@@ -347,7 +347,8 @@ async fn a_server_that_reloaded_is_told_and_looked_at() {
     let file = |stack: &Stack, account| stack.cluster.servers()[0].resolver_dir().join(format!("{account}.jwt"));
     std::fs::remove_file(file(&stack, one)).unwrap();
     load(one).await.unwrap();
-    assert_eq!(found(&mut spy).await, 1, "it was answered");
+    // More than one: others may have asked for the account at the same moment.
+    assert!(found(&mut spy).await >= 1, "it was answered");
 
     stack.cluster.signal_server(0, Signal::HUP).unwrap();
     let start = Instant::now();
